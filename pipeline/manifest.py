@@ -11,16 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import DatasetError
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test")
+FORMAT_VERSION: Final = 1
 SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 def _inside(path: str) -> str:
@@ -161,6 +161,11 @@ class Manifest(_Record):
     files: list[File]
     universes: list[Universe]
 
+    def shards_of(self, split: SplitName) -> list[Shard]:
+        """Shards of a split in the order of their samples."""
+        shards = [shard for shard in self.shards if shard.split == split]
+        return sorted(shards, key=lambda shard: shard.first_sample)
+
 
 def scale_target(value: float, low: float, high: float) -> float:
     """Physical value to the scaled one: ``low`` to -1, ``high`` to +1."""
@@ -222,7 +227,8 @@ def load(dataset: Path) -> Manifest:
 
 
 def _canonical(body: dict[str, object]) -> bytes:
-    return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+    # the order of keys is content too: it is the order of the targets
+    return json.dumps(body, indent=1, ensure_ascii=True).encode() + b"\n"
 
 
 def _digest(body: dict[str, object]) -> str:

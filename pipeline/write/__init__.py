@@ -1,0 +1,1 @@
+"""Writing: atomic files, Zarr and TFRecord shards.  One call writes one whole file."""

@@ -1,0 +1,154 @@
+"""Checking what the shards hold: every sample decoded, mass summed, targets compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from pipeline.errors import DatasetError
+from pipeline.manifest import Manifest, Shard, SplitName, Universe, scale_target
+from pipeline.subvolume import subvolume_indices
+from pipeline.write.tfrecord import decode_example, read_records
+
+FLOAT_MASS_TOLERANCE = 1e-6
+"""Relative: float32 cells are rounded to 6e-8 each, at random."""
+
+_TABLE = ("target", "parameters", "universe", "subvolume", "variant")
+
+
+@dataclass
+class Content:
+    """The samples of a data set, read only from files whose digests are right.
+
+    Attributes
+    ----------
+    dataset : Path
+    manifest : Manifest
+    sound : set of str
+        Paths of the files whose digests are right.
+    samples : int
+        Decoded so far.
+    """
+
+    dataset: Path
+    manifest: Manifest
+    sound: set[str]
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        self._by_id = {universe.id: universe for universe in self.manifest.universes}
+
+    def faults(self, name: SplitName) -> Iterator[str]:
+        """One line for every fault in the content of a split."""
+        if self.manifest.layout.format == "zarr":
+            yield from self._table_faults(name)
+        yield from self._mass_faults(name)
+
+    def _expected_targets(self, universe: str) -> np.ndarray:
+        parameters = self._by_id[universe].parameters
+        limits = self.manifest.targets.items()
+        return np.array([scale_target(parameters[n], *r) for n, r in limits], dtype=np.float32)
+
+    def _expected_rows(self, name: SplitName, universe: str) -> dict[str, np.ndarray]:
+        split = self.manifest.splits[name]
+        places = subvolume_indices(self.manifest.layout.subvolumes)
+        n = split.samples_per_universe
+        physical = [self._by_id[universe].parameters[p] for p in self.manifest.targets]
+        return {
+            "target": np.tile(self._expected_targets(universe), (n, 1)),
+            "parameters": np.tile(np.array(physical), (n, 1)),
+            "universe": np.array([universe] * n, dtype=object),
+            "subvolume": np.tile(places, (split.variants, 1)),
+            "variant": np.repeat(np.arange(split.variants), len(places)),
+        }
+
+    def _table_faults(self, name: SplitName) -> Iterator[str]:
+        """Targets, parameters and places of every sample, against the universes."""
+        metadata = {f.path for f in self.manifest.files if f.path.startswith(f"{name}.zarr/")}
+        if not metadata <= self.sound:
+            return
+        group = zarr.open_group(self.dataset / f"{name}.zarr", mode="r")
+        arrays = {key: np.asarray(group[key][...]) for key in _TABLE}  # type: ignore[index]
+        n = self.manifest.splits[name].samples_per_universe
+        for number, universe in enumerate(self.manifest.splits[name].universes):
+            rows = slice(number * n, (number + 1) * n)
+            for key, expected in self._expected_rows(name, universe).items():
+                if not np.array_equal(arrays[key][rows], expected):
+                    yield (
+                        f"{name}.zarr/{key}: samples {rows.start} to {rows.stop - 1} are not "
+                        f"those of universe {universe}"
+                    )
+
+    def _mass_faults(self, name: SplitName) -> Iterator[str]:
+        """Sum every universe's samples and compare with the particles that were read."""
+        split = self.manifest.splits[name]
+        mass = np.zeros((len(split.universes), len(self.manifest.layout.redshifts)))
+        complete = np.ones(len(split.universes), dtype=bool)
+        for shard in self.manifest.shards_of(name):
+            numbers = np.arange(shard.first_sample, shard.first_sample + shard.samples)
+            owners = numbers // split.samples_per_universe
+            if shard.path not in self.sound:
+                complete[owners] = False
+                continue
+            try:
+                for owner, sample in zip(owners, self._decoded(shard), strict=True):
+                    mass[owner] += sample.sum(axis=(0, 1, 2), dtype=np.float64)
+                    self.samples += 1
+            except DatasetError as error:
+                complete[owners] = False
+                yield str(error)
+        for owner in np.flatnonzero(complete):
+            universe = self._by_id[split.universes[owner]]
+            yield from self._mass_fault(universe, mass[owner], split.variants)
+
+    def _mass_fault(self, universe: Universe, mass: np.ndarray, variants: int) -> Iterator[str]:
+        tolerance = FLOAT_MASS_TOLERANCE if self.manifest.layout.dtype == "float32" else 0.0
+        for snapshot in universe.snapshots:
+            expected = snapshot.n_particles * variants
+            found = mass[snapshot.channel]
+            if abs(found - expected) > tolerance * expected:
+                yield (
+                    f"universe {universe.id}, redshift {snapshot.redshift:.4g}: its samples "
+                    f"hold {found:.10g} particles, expected {expected}"
+                )
+
+    def _decoded(self, shard: Shard) -> Iterator[np.ndarray]:
+        if self.manifest.layout.format == "zarr":
+            return self._zarr_samples(shard)
+        return self._tfrecord_samples(shard)
+
+    def _zarr_samples(self, shard: Shard) -> Iterator[np.ndarray]:
+        path = f"{shard.split}.zarr/density"
+        array = zarr.open_array(self.dataset / path, mode="r")
+        layout = self.manifest.layout
+        shape = (self.manifest.splits[shard.split].samples, *layout.sample_shape)
+        if array.shape != shape or array.dtype.name != layout.dtype:
+            raise DatasetError(
+                f"{path}: {array.shape} {array.dtype}, expected {shape} {layout.dtype}"
+            )
+        for number in range(shard.first_sample, shard.first_sample + shard.samples):
+            try:
+                yield np.asarray(array[number])
+            except (ValueError, RuntimeError, KeyError) as error:
+                raise DatasetError(
+                    f"{shard.path}: sample {number} cannot be decoded: {error}"
+                ) from error
+
+    def _tfrecord_samples(self, shard: Shard) -> Iterator[np.ndarray]:
+        layout, split = self.manifest.layout, self.manifest.splits[shard.split]
+        raw = (self.dataset / shard.path).read_bytes()
+        records = list(read_records(raw, layout.compression == "gzip", shard.path))
+        if len(records) != shard.samples:
+            raise DatasetError(f"{shard.path}: {len(records)} records, expected {shard.samples}")
+        for number, record in enumerate(records):
+            x, y = decode_example(record, layout.dtype, shard.path)
+            owner = split.universes[(shard.first_sample + number) // split.samples_per_universe]
+            if not np.array_equal(y, self._expected_targets(owner)):
+                raise DatasetError(
+                    f"{shard.path}: record {number} has targets {y}, not those of {owner}"
+                )
+            yield x.reshape(layout.sample_shape)
