@@ -18,7 +18,7 @@ from distributed.scheduler import KilledWorker
 from pipeline import ledger
 from pipeline.cluster import ClusterChoice, connect_to, dashboard_link, total_threads
 from pipeline.config import Recipe, load_recipe, recipe_difference, recipe_yaml
-from pipeline.errors import BuildError, InputError, OutputError
+from pipeline.errors import BuildError, InputError, OutputError, RecipeError
 from pipeline.ledger import LEDGER_FOLDER, Entry
 from pipeline.lock import LOCK_NAME, locked
 from pipeline.manifest import MANIFEST_NAME, Manifest
@@ -346,3 +346,15 @@ def check_recipe(
     surveyed = [r for r in results if isinstance(r, SurveyedUniverse)]
     refused = [r for r in results if isinstance(r, Refusal)]
     return surveyed, refused
+
+
+def resumable(recipe_path: Path) -> int | None:
+    """Finished shards of an interrupted build of a recipe; None if there is none to go on with."""
+    try:
+        recipe = load_recipe(recipe_path)
+    except RecipeError:
+        return None
+    output = recipe_path.resolve().parent / recipe.output.path
+    if (output / MANIFEST_NAME).exists() or not (output / LEDGER_FOLDER).is_dir():
+        return None
+    return sum(len(entry.shards) for entry in ledger.read(output).values())

@@ -11,6 +11,9 @@ from __future__ import annotations
 INTERRUPTED_EXIT_CODE = 130
 """Exit code after Ctrl-C, as shells use it (128 + SIGINT)."""
 
+TERMINATED_EXIT_CODE = 143
+"""Exit code after SIGTERM (128 + SIGTERM), which batch systems send before they kill."""
+
 
 class CosmoflowError(Exception):
     """Base of all errors that a user can cause and mend."""

@@ -2,7 +2,7 @@
 
 A reader of a data set accepts only what its manifest lists: every file with
 its size and digest, every shard with its number of samples, every universe
-with its split and parameters.  The file is canonical JSON (sorted keys, one
+with its split and parameters.  The file is canonical JSON (one
 layout) and holds a digest of itself, so that any changed byte is found.
 """
 

@@ -11,8 +11,8 @@ import zarr
 
 from pipeline.errors import DatasetError
 from pipeline.manifest import Manifest, Shard, SplitName, Universe, scale_target
+from pipeline.samples import shard_samples
 from pipeline.subvolume import subvolume_indices
-from pipeline.write.tfrecord import decode_example, read_records
 
 FLOAT_MASS_TOLERANCE = 1e-6
 """Relative: float32 cells are rounded to 6e-8 each, at random."""
@@ -117,38 +117,13 @@ class Content:
                 )
 
     def _decoded(self, shard: Shard) -> Iterator[np.ndarray]:
-        if self.manifest.layout.format == "zarr":
-            return self._zarr_samples(shard)
-        return self._tfrecord_samples(shard)
-
-    def _zarr_samples(self, shard: Shard) -> Iterator[np.ndarray]:
-        path = f"{shard.split}.zarr/density"
-        array = zarr.open_array(self.dataset / path, mode="r")
-        layout = self.manifest.layout
-        shape = (self.manifest.splits[shard.split].samples, *layout.sample_shape)
-        if array.shape != shape or array.dtype.name != layout.dtype:
-            raise DatasetError(
-                f"{path}: {array.shape} {array.dtype}, expected {shape} {layout.dtype}"
-            )
-        for number in range(shard.first_sample, shard.first_sample + shard.samples):
-            try:
-                yield np.asarray(array[number])
-            except (ValueError, RuntimeError, KeyError) as error:
-                raise DatasetError(
-                    f"{shard.path}: sample {number} cannot be decoded: {error}"
-                ) from error
-
-    def _tfrecord_samples(self, shard: Shard) -> Iterator[np.ndarray]:
-        layout, split = self.manifest.layout, self.manifest.splits[shard.split]
-        raw = (self.dataset / shard.path).read_bytes()
-        records = list(read_records(raw, layout.compression == "gzip", shard.path))
-        if len(records) != shard.samples:
-            raise DatasetError(f"{shard.path}: {len(records)} records, expected {shard.samples}")
-        for number, record in enumerate(records):
-            x, y = decode_example(record, layout.dtype, shard.path)
+        """Cells of each sample; where the shard holds targets, they are compared."""
+        split = self.manifest.splits[shard.split]
+        for number, sample in enumerate(shard_samples(self.dataset, self.manifest, shard)):
             owner = split.universes[(shard.first_sample + number) // split.samples_per_universe]
-            if not np.array_equal(y, self._expected_targets(owner)):
+            found = sample.targets
+            if found is not None and not np.array_equal(found, self._expected_targets(owner)):
                 raise DatasetError(
-                    f"{shard.path}: record {number} has targets {y}, not those of {owner}"
+                    f"{shard.path}: record {number} has targets {found}, not those of {owner}"
                 )
-            yield x.reshape(layout.sample_shape)
+            yield sample.cells

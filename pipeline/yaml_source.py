@@ -17,6 +17,8 @@ from pipeline.errors import RecipeError
 MAX_BYTES = 1 << 20
 """A recipe larger than this is not a recipe."""
 
+_PLAIN_TAGS = (yaml.SafeLoader.DEFAULT_MAPPING_TAG, yaml.SafeLoader.DEFAULT_SEQUENCE_TAG)
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -54,9 +56,9 @@ def load_yaml(path: Path) -> YamlSource:
         If it cannot be read, is not YAML, or holds tags, aliases or duplicate keys.
     """
     text = _read_text(path)
-    loader = yaml.SafeLoader(text)
     try:
         _refuse_aliases(text, path)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {}
         data = {} if node is None else _construct(loader, node, (), lines, path)
@@ -66,8 +68,6 @@ def load_yaml(path: Path) -> YamlSource:
         raise RecipeError(f"{path}:{line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{path}: not readable as YAML: {error}") from error
-    finally:
-        loader.dispose()
     return YamlSource(path, data, lines)
 
 
@@ -95,7 +95,10 @@ def _refuse_aliases(text: str, path: Path) -> None:
 def _construct(
     loader: yaml.SafeLoader, node: yaml.Node, key: KeyPath, lines: dict[KeyPath, int], path: Path
 ) -> Any:
-    lines.setdefault(key, node.start_mark.line + 1)
+    line = node.start_mark.line + 1
+    lines.setdefault(key, line)
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        raise RecipeError(f"{path}:{line}: the tag {node.tag} is not allowed; give plain data")
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(loader, node, key, lines, path)
     if isinstance(node, yaml.SequenceNode):

@@ -7,6 +7,7 @@ stored even where it is all zeros: a missing one is never read as empty space.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 DIMENSIONS = ("sample", "x", "y", "z", "channel")
@@ -151,6 +153,13 @@ def encode_group(
     group["channel"].attrs["long_name"] = "redshift"
     _consolidate(group)
     return {key: value.to_bytes() for key, value in stored.items()}
+
+
+def _consolidate(group: zarr.Group) -> None:
+    with warnings.catch_warnings():
+        # consolidated metadata is an addition to Zarr v3 that its readers may ignore
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(group.store)
 
 
 def _small(group: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...]) -> None:

@@ -1,0 +1,113 @@
+"""What a path holds: a snapshot, a data set, a build that is not finished, or a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import ledger
+from pipeline.config import Recipe, load_recipe
+from pipeline.errors import DatasetError
+from pipeline.ledger import LEDGER_FOLDER
+from pipeline.manifest import MANIFEST_NAME, Manifest, load
+from pipeline.readers import open_snapshot
+from pipeline.snapshot import ReadOptions, SnapshotHeader
+
+
+def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
+    """Facts of whatever ``path`` is, as plain data.
+
+    Parameters
+    ----------
+    path : Path
+        A data set's folder, a recipe (``.yaml``), or a part of a snapshot.
+    options : ReadOptions, optional
+        For a snapshot that does not tell its units or box.
+
+    Returns
+    -------
+    dict
+        ``kind`` is ``data set``, ``unfinished build``, ``recipe`` or ``snapshot``.
+
+    Raises
+    ------
+    CosmoflowError
+        If it is none of these, or damaged.
+    """
+    if (path / MANIFEST_NAME).exists():
+        return describe_dataset(path, load(path))
+    if (path / LEDGER_FOLDER).is_dir():
+        return _describe_unfinished(path)
+    if path.is_dir():
+        raise DatasetError(
+            f"{path}: no data set ({MANIFEST_NAME} is missing); name a data set, a recipe or a "
+            "snapshot file"
+        )
+    if path.suffix in (".yaml", ".yml"):
+        return _describe_recipe(path, load_recipe(path))
+    return describe_snapshot(open_snapshot(path, options).header)
+
+
+def describe_snapshot(header: SnapshotHeader) -> dict[str, Any]:
+    """Facts of a snapshot's header."""
+    side = round(header.n_particles ** (1 / 3))
+    lattice = f" = {side}^3" if side**3 == header.n_particles else ""
+    return {
+        "kind": "snapshot",
+        "files": [str(f) for f in header.files],
+        "format": header.format,
+        "length unit of the file": header.length_unit,
+        "box size [Mpc/h]": header.box_size,
+        "redshift": header.redshift,
+        "particles": f"{header.n_particles}{lattice}",
+        "Omega_m": header.Omega_m,
+        "h": header.h,
+        "mass [1e10 Msun/h]": header.total_mass,
+    }
+
+
+def describe_dataset(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Facts of a finished data set."""
+    layout = manifest.layout
+    return {
+        "kind": "data set",
+        "name": manifest.name,
+        "path": str(path),
+        "format": f"{layout.format}, {layout.dtype}, {layout.compression}",
+        "samples": {name: split.samples for name, split in manifest.splits.items()},
+        "universes": {name: len(split.universes) for name, split in manifest.splits.items()},
+        "sample shape": list(layout.sample_shape),
+        "mass assignment": layout.scheme,
+        "n_grid": layout.n_grid,
+        "sub-volumes a side": layout.subvolumes,
+        "redshifts": layout.redshifts,
+        "targets": {name: list(limits) for name, limits in manifest.targets.items()},
+        "shards": len(manifest.shards),
+        "bytes": sum(f.bytes for f in (*manifest.shards, *manifest.files)),
+        "particles": sum(s.n_particles for u in manifest.universes for s in u.snapshots),
+        "recipe digest": manifest.recipe_digest,
+        "software": manifest.software,
+    }
+
+
+def _describe_unfinished(path: Path) -> dict[str, Any]:
+    entries = ledger.read(path)
+    return {
+        "kind": "unfinished build",
+        "path": str(path),
+        "finished tasks": len(entries),
+        "finished shards": sum(len(entry.shards) for entry in entries.values()),
+        "bytes": sum(shard.bytes for entry in entries.values() for shard in entry.shards),
+        "go on with": "cosmoflow-prep build RECIPE --resume",
+    }
+
+
+def _describe_recipe(path: Path, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "kind": "recipe",
+        "path": str(path),
+        "sample shape": list(recipe.sample_shape),
+        "stored type": recipe.dtype,
+        "samples a universe": recipe.samples_per_universe("train"),
+        **recipe.model_dump(mode="json"),
+    }

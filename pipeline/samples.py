@@ -1,0 +1,103 @@
+"""Reading samples back from shards: what a data set gives to those who look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from pipeline.errors import DatasetError
+from pipeline.manifest import Manifest, Shard
+from pipeline.subvolume import join_subvolumes
+from pipeline.write.tfrecord import decode_example, read_records
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample as it is stored.
+
+    Attributes
+    ----------
+    cells : numpy.ndarray
+        ``(x, y, z, channel)``, particles a cell.
+    targets : numpy.ndarray or None
+        ``(n_targets,)`` float32, scaled, where the shard itself holds them (TFRecord).
+    """
+
+    cells: np.ndarray
+    targets: np.ndarray | None = None
+
+
+def shard_samples(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+    """All samples of a shard in order.
+
+    Raises
+    ------
+    DatasetError
+        If the shard cannot be decoded or holds another number of samples;
+        names the shard and the sample.
+    """
+    if manifest.layout.format == "zarr":
+        return _from_zarr(dataset, manifest, shard)
+    return _from_tfrecord(dataset, manifest, shard)
+
+
+def universe_cube(dataset: Path, manifest: Manifest, universe: str) -> np.ndarray:
+    """Whole cube ``(n_grid, n_grid, n_grid, channels)`` of a universe, put together again.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such universe, or a shard of it cannot be read.
+    """
+    split_name, split = next(
+        ((n, s) for n, s in manifest.splits.items() if universe in s.universes), (None, None)
+    )
+    if split_name is None or split is None:
+        raise DatasetError(f"{dataset}: there is no universe {universe!r}")
+    first = split.universes.index(universe) * split.samples_per_universe
+    wanted = range(first, first + manifest.layout.subvolumes**3)
+    found = [
+        sample.cells
+        for shard in manifest.shards_of(split_name)
+        if shard.first_sample < wanted.stop and wanted.start < shard.first_sample + shard.samples
+        for number, sample in enumerate(shard_samples(dataset, manifest, shard), shard.first_sample)
+        if number in wanted
+    ]
+    return join_subvolumes(np.stack(found))
+
+
+def _from_zarr(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+    path = f"{shard.split}.zarr/density"
+    if not (dataset / shard.path).is_file():
+        # zarr would read it as empty space
+        raise DatasetError(f"{shard.path}: missing, expected {shard.bytes} bytes")
+    array = zarr.open_array(dataset / path, mode="r")
+    layout = manifest.layout
+    shape = (manifest.splits[shard.split].samples, *layout.sample_shape)
+    if array.shape != shape or array.dtype.name != layout.dtype:
+        raise DatasetError(f"{path}: {array.shape} {array.dtype}, expected {shape} {layout.dtype}")
+    for number in range(shard.first_sample, shard.first_sample + shard.samples):
+        try:
+            yield StoredSample(np.asarray(array[number]))
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise DatasetError(
+                f"{shard.path}: sample {number} cannot be decoded: {error}"
+            ) from error
+
+
+def _from_tfrecord(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+    layout = manifest.layout
+    try:
+        raw = (dataset / shard.path).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{shard.path}: cannot be read: {error.strerror}") from error
+    records = list(read_records(raw, layout.compression == "gzip", shard.path))
+    if len(records) != shard.samples:
+        raise DatasetError(f"{shard.path}: {len(records)} records, expected {shard.samples}")
+    for record in records:
+        x, y = decode_example(record, layout.dtype, shard.path)
+        yield StoredSample(x.reshape(layout.sample_shape), y)
