@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, as_completed
+from distributed import Client, as_completed, wait
 from distributed.scheduler import KilledWorker
 
 from pipeline import ledger
 from pipeline.cluster import ClusterChoice, connect_to, dashboard_link, total_threads
 from pipeline.config import Recipe, load_recipe, recipe_difference, recipe_yaml
-from pipeline.errors import BuildError, InputError, OutputError, RecipeError
+from pipeline.errors import BuildError, CosmoflowError, InputError, OutputError, RecipeError
 from pipeline.ledger import LEDGER_FOLDER, Entry
 from pipeline.lock import LOCK_NAME, locked
 from pipeline.manifest import MANIFEST_NAME, Manifest
 from pipeline.plan import Plan, ShardTask, make_plan
 from pipeline.publish import RECIPE_NAME, publish
-from pipeline.shard_task import Job, run_task
+from pipeline.shard_task import Job, TaskFailure, try_task
 from pipeline.software import software_versions
 from pipeline.survey import Refusal, SurveyedUniverse, check_duplicates, try_survey
 from pipeline.universes import UniverseInput, list_universes
@@ -285,9 +285,9 @@ def _run(
     entries = dict(kept)
     done = sum(len(entry.shards) for entry in kept.values())
     particles = 0
-    todo = ((run_task, task, job) for task in plan.tasks if task.name not in kept)
+    todo = ((try_task, task, job) for task in plan.tasks if task.name not in kept)
     report(Progress("build", done, plan.n_shards, 0, dashboard_link(client)))
-    for entry in _completed(client, todo):
+    for entry in _entries(client, todo):
         entries[entry.task] = entry
         done += len(entry.shards)
         particles += sum(s.n_particles for u in entry.universes for s in u.snapshots)
@@ -295,26 +295,53 @@ def _run(
     return entries
 
 
-def _completed(client: Client, calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
+def _entries(client: Client, calls: Iterator[tuple[Any, ...]]) -> Iterator[Entry]:
+    """Entries of tasks as they finish; the first that failed ends the build."""
+    with closing(_completed(client, calls)) as results:
+        for result in results:
+            if isinstance(result, TaskFailure):
+                raise result.error
+            yield result
+
+
+def _completed(client: Client, calls: Iterator[tuple[Any, ...]]) -> Generator[Any]:
     """Results of calls as they finish, with a bounded number of them on the scheduler."""
     in_flight = TASKS_IN_FLIGHT_PER_THREAD * total_threads(client)
-    pending = as_completed(_submit(client, call) for call in islice(calls, in_flight))
-    for future in pending:
-        try:
-            result = future.result()
-        except KilledWorker as error:
-            raise BuildError(
-                f"workers died {error.allowed_failures + 1} times on task {error.task}, out of "
-                "memory perhaps ('cosmoflow-prep plan' prints what a worker needs); go on with "
-                "--resume"
-            ) from error
-        yield result
-        for call in islice(calls, 1):
-            pending.add(_submit(client, call))
+    open_futures = {_submit(client, call) for call in islice(calls, in_flight)}
+    pending = as_completed(open_futures)
+    try:
+        for future in pending:
+            open_futures.discard(future)
+            result = _result(future)
+            for call in islice(calls, 1):
+                following = _submit(client, call)
+                open_futures.add(following)
+                pending.add(following)
+            yield result
+    except (CosmoflowError, GeneratorExit):
+        _drop(client, open_futures)
+        raise
 
 
 def _submit(client: Client, call: tuple[Any, ...]) -> Any:
     return client.submit(*call, pure=False)
+
+
+def _result(future: Any) -> Any:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise BuildError(
+            f"workers died {error.allowed_failures + 1} times on task {error.task}, out of "
+            "memory perhaps ('cosmoflow-prep plan' prints what a worker needs)"
+        ) from error
+
+
+def _drop(client: Client, futures: set[Any]) -> None:
+    """Start no more tasks, and wait for those that run: none writes after the build has ended."""
+    running = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in futures if future.key not in running])
+    wait([future for future in futures if future.key in running])
 
 
 def _stage_totals(entries: Any) -> dict[str, float]:

@@ -26,10 +26,11 @@ def run_command(command: click.Command) -> int:
     except CosmoflowError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except Terminated:
-        click.echo("stopped by SIGTERM", err=True)
-        return TERMINATED_EXIT_CODE
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click turns a KeyboardInterrupt into its own Abort
+        if isinstance(error.__cause__ or error, Terminated):
+            click.echo("stopped by SIGTERM", err=True)
+            return TERMINATED_EXIT_CODE
         click.echo("stopped", err=True)
         return INTERRUPTED_EXIT_CODE
 

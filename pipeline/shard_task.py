@@ -18,7 +18,7 @@ from pipeline import ledger
 from pipeline.augment import variant
 from pipeline.config import Recipe
 from pipeline.deposit import get_scheme
-from pipeline.errors import SnapshotError
+from pipeline.errors import CosmoflowError, SnapshotError
 from pipeline.field import ChannelStatistics, deposit_snapshot, measure, store_channel
 from pipeline.ledger import Entry
 from pipeline.manifest import SnapshotRecord, SplitName, Universe, scale_target
@@ -90,6 +90,22 @@ def run_task(task: ShardTask, job: Job) -> Entry:
     entry = Entry(task=task.name, shards=shards, universes=universes, seconds=clock.seconds)
     ledger.append(job.output, entry)
     return entry
+
+
+@dataclass(frozen=True)
+class TaskFailure:
+    """A task that could not be done, for a reason that the user can mend."""
+
+    task: str
+    error: CosmoflowError
+
+
+def try_task(task: ShardTask, job: Job) -> Entry | TaskFailure:
+    """:func:`run_task`, with the user's errors as a value: Dask need not log them."""
+    try:
+        return run_task(task, job)
+    except CosmoflowError as error:
+        return TaskFailure(task.name, error)
 
 
 def scaled_targets(recipe: Recipe, universes: tuple[SurveyedUniverse, ...]) -> np.ndarray:

@@ -168,7 +168,7 @@ def _small(group: zarr.Group, name: str, values: np.ndarray) -> None:
 def _write_tfrecord(
     root: Path, split: str, made: Made, per_shard: int, compression: str
 ) -> tuple[list[Shard], list[File]]:
-    from tensorflow.train import (  # noqa: PLC0415
+    from tensorflow.train import (
         BytesList,
         Example,
         Feature,

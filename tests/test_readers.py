@@ -9,14 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from snapshots_made import (
-    grid_positions,
-    in_file_units,
-    part_paths,
-    random_positions,
-    write_gadget_binary,
-    write_gadget_hdf5,
-)
 
 from pipeline.errors import RecipeError, SnapshotError
 from pipeline.readers import get_reader, open_snapshot, sniff
@@ -24,6 +16,14 @@ from pipeline.readers.discover import find_snapshots
 from pipeline.readers.fingerprint import fingerprint
 from pipeline.snapshot import ReadOptions, Snapshot
 from pipeline.units import length_in_mpc_h
+from tests.snapshots_made import (
+    grid_positions,
+    in_file_units,
+    part_paths,
+    random_positions,
+    write_gadget_binary,
+    write_gadget_hdf5,
+)
 
 BOX = 100.0
 H = 0.7

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snapshots_made import random_positions, write_gadget_binary, write_gadget_hdf5
 
 from pipeline.errors import SnapshotError
 from pipeline.readers import open_snapshot
 from pipeline.snapshot import ReadOptions
+from tests.snapshots_made import random_positions, write_gadget_binary, write_gadget_hdf5
 
 BOX = 100.0
 WRITERS = {"gadget_hdf5": write_gadget_hdf5, "gadget_binary": write_gadget_binary}

@@ -25,7 +25,7 @@ from pipeline.simulate.nbody import MESH_PER_PARTICLE, simulator_of
 from pipeline.simulate.spec import EnsembleSpec
 
 _BASE_BYTES = 700 << 20
-_BYTES_PER_CELL = 96
+_BYTES_PER_CELL = 64
 """Measured peak memory of a worker: libraries and compiler, and each cell of the force mesh."""
 
 _ENVIRONMENT = {
