@@ -72,11 +72,11 @@ class InputSection(_Section):
         None, description="unit of positions and box, where the files do not state it"
     )
     box_size: float | None = Field(
-        None, gt=0, description="comoving Mpc/h, instead of the header's"
+        None, gt=0, lt=1e6, description="comoving Mpc/h, instead of the header's"
     )
     redshift: float | None = Field(None, gt=-1, description="instead of the header's")
-    Omega_m: float | None = Field(None, gt=0, description="instead of the header's")
-    h: float | None = Field(None, gt=0, description="instead of the header's")
+    Omega_m: float | None = Field(None, gt=0, lt=10, description="instead of the header's")
+    h: float | None = Field(None, gt=0, lt=10, description="instead of the header's")
 
     def read_options(self) -> ReadOptions:
         """What the readers need of this section."""

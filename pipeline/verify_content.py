@@ -91,7 +91,7 @@ class Content:
         for shard in self.manifest.shards_of(name):
             numbers = np.arange(shard.first_sample, shard.first_sample + shard.samples)
             owners = numbers // split.samples_per_universe
-            if shard.path not in self.sound:
+            if not self._readable(shard):
                 complete[owners] = False
                 continue
             try:
@@ -104,6 +104,13 @@ class Content:
         for owner in np.flatnonzero(complete):
             universe = self._by_id[split.universes[owner]]
             yield from self._mass_fault(universe, mass[owner], split.variants)
+
+    def _readable(self, shard: Shard) -> bool:
+        """Whether all files that reading the shard needs are right."""
+        needed = {shard.path}
+        if self.manifest.layout.format == "zarr":
+            needed.add(f"{shard.split}.zarr/density/zarr.json")
+        return needed <= self.sound
 
     def _mass_fault(self, universe: Universe, mass: np.ndarray, variants: int) -> Iterator[str]:
         tolerance = FLOAT_MASS_TOLERANCE if self.manifest.layout.dtype == "float32" else 0.0

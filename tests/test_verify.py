@@ -1,0 +1,198 @@
+"""verify finds every damage and names the file; inspect and report read what is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import manifest as manifests
+from pipeline.build import build
+from pipeline.cluster import ClusterChoice
+from pipeline.errors import DatasetError
+from pipeline.manifest import load
+from pipeline.report import write_report
+from pipeline.samples import universe_cube
+from pipeline.verify import verify
+from tests.conftest import Run
+from tests.ensembles_made import write_ensemble, write_recipe
+
+
+@pytest.fixture(scope="module", params=["zarr", "tfrecord"])
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cluster: ClusterChoice
+) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    write_ensemble(root, n_universes=10, n_particles=64)
+    recipe = write_recipe(
+        root,
+        grid__n_grid=4,
+        split__subvolumes=1,
+        output__format=request.param,
+        output__samples_per_shard=4,
+    )
+    return build(recipe, cluster).output
+
+
+@pytest.fixture
+def dataset(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "data"))
+
+
+def faults(dataset: Path) -> list[str]:
+    return verify(dataset).faults
+
+
+def rewritten(dataset: Path, change: object) -> None:
+    """Publish the manifest again with ``change(body)`` made, as a wrong software would."""
+    body = load(dataset).model_dump(mode="json")
+    change(body)  # type: ignore[operator]
+    changed = manifests.Manifest.model_validate(body)
+    (dataset / "manifest.json").write_bytes(manifests.dump(changed))
+
+
+def test_a_whole_data_set_passes(dataset: Path) -> None:
+    result = verify(dataset)
+    assert result.passed
+    assert result.samples == 10
+    assert result.bytes > 0
+
+
+def test_every_changed_byte_of_every_file_is_found(dataset: Path) -> None:
+    """Fault row 15, every eleventh byte here; each byte of the manifest in test_manifest."""
+    manifest = load(dataset)
+    files = [*manifest.files, *manifest.shards, *(s.index for s in manifest.shards if s.index)]
+    tried = 0
+    for file in files:
+        path = dataset / file.path
+        raw = path.read_bytes()
+        for position in range(0, len(raw), max(11, len(raw) // 15)):
+            changed = bytearray(raw)
+            changed[position] ^= 1 << position % 8
+            path.write_bytes(changed)
+            found = faults(dataset)
+            assert any(fault.startswith(f"{file.path}: changed") for fault in found), file.path
+            tried += 1
+        path.write_bytes(raw)
+    assert tried > 50
+    assert verify(dataset).passed
+
+
+def test_every_deleted_or_cut_file_is_named(dataset: Path) -> None:
+    """Fault rows 14 and 16."""
+    manifest = load(dataset)
+    for file in [*manifest.files, *manifest.shards]:
+        path = dataset / file.path
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-1])
+        assert f"{file.path}: {len(raw) - 1} bytes, expected {len(raw)}" in faults(dataset)
+        path.unlink()
+        assert f"{file.path}: missing, expected {len(raw)} bytes" in faults(dataset)
+        path.write_bytes(raw)
+
+
+def test_files_that_nobody_listed_are_named(dataset: Path) -> None:
+    folder = (dataset / load(dataset).shards[0].path).parent
+    (folder / "stranger").write_bytes(b"?")
+    assert any("stranger: not in manifest.json" in fault for fault in faults(dataset))
+
+
+def test_links_out_of_the_data_set_are_refused(dataset: Path, tmp_path: Path) -> None:
+    """Fault row 25."""
+    path = dataset / load(dataset).shards[0].path
+    shutil.move(path, tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    assert any("a link out of the data set" in fault for fault in faults(dataset))
+
+
+def test_swapped_shards_are_found(dataset: Path) -> None:
+    """Right bytes in the wrong place: sizes may agree, digests do not."""
+    first, second, *_ = load(dataset).shards_of("train")
+    a, b = dataset / first.path, dataset / second.path
+    raw = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(raw)
+    assert len(faults(dataset)) >= 2
+
+
+def test_one_universe_in_two_splits(dataset: Path) -> None:
+    """Fault row 27, in a manifest that says so itself."""
+
+    def leak(body: dict) -> None:
+        body["splits"]["test"]["universes"][0] = body["splits"]["train"]["universes"][0]
+
+    rewritten(dataset, leak)
+    assert any("2 times in the splits" in fault for fault in faults(dataset))
+
+
+def test_one_snapshot_under_two_names(dataset: Path) -> None:
+    def copy(body: dict) -> None:
+        first, second, *_ = body["universes"]
+        second["snapshots"][0]["fingerprint"] = first["snapshots"][0]["fingerprint"]
+
+    rewritten(dataset, copy)
+    assert any("same snapshot as universe" in fault for fault in faults(dataset))
+
+
+def test_wrong_counts_parameters_and_targets(dataset: Path) -> None:
+    def more_particles(body: dict) -> None:
+        body["universes"][0]["snapshots"][1]["n_particles"] += 1
+
+    rewritten(dataset, more_particles)
+    (fault,) = faults(dataset)
+    assert "its samples hold 64 particles, expected 65" in fault
+
+    def other_parameter(body: dict) -> None:
+        body["universes"][0]["snapshots"][1]["n_particles"] -= 1
+        body["universes"][0]["parameters"]["sigma_8"] = 0.61
+
+    rewritten(dataset, other_parameter)
+    assert any("not those of" in fault for fault in faults(dataset))
+
+
+def test_missing_samples_are_counted(dataset: Path) -> None:
+    def shorten(body: dict) -> None:
+        body["shards"][0]["samples"] -= 1
+
+    rewritten(dataset, shorten)
+    assert faults(dataset)
+
+
+def test_the_command(whole: Path, dataset: Path, prep: Run) -> None:
+    good = prep("verify", dataset)
+    assert good.returncode == 0
+    assert "is whole" in good.stdout
+    shard = load(dataset).shards[0]
+    (dataset / shard.path).unlink()
+    bad = prep("verify", dataset)
+    assert bad.returncode == 6
+    assert f"fault: {shard.path}: missing" in bad.stdout
+    as_json = prep("verify", dataset, "--json")
+    assert as_json.returncode == 6
+    assert json.loads(as_json.stdout)["passed"] is False
+    (dataset / "manifest.json").unlink()
+    assert "did not finish" in prep("verify", dataset).stderr
+
+
+def test_the_report_is_one_file_with_everything_escaped(dataset: Path) -> None:
+    def rename(body: dict) -> None:
+        body["name"] = "<script>alert(1)</script>"
+
+    rewritten(dataset, rename)
+    html = write_report(dataset).read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_a_cube_is_put_together_again(dataset: Path) -> None:
+    manifest = load(dataset)
+    for universe in manifest.universes:
+        cube = universe_cube(dataset, manifest, universe.id)
+        assert cube.shape == (4, 4, 4, 2)
+        assert cube.sum() == 128
+    with pytest.raises(DatasetError, match="no universe 'nobody'"):
+        universe_cube(dataset, manifest, "nobody")
