@@ -310,19 +310,28 @@ def _build_lines(result: BuildResult) -> list[str]:
 @click.argument("path", type=_PATH)
 @click.option("--length-unit", help="For a snapshot that does not state it, e.g. kpc/h.")
 @click.option("--box-size", type=_RANGE, help="Mpc/h, for a snapshot that does not state it.")
+@click.option("--picture", type=_PATH, help="Also write a PNG of a cube of the data set.")
 @_json_option
-def inspect(path: Path, length_unit: Any, box_size: float | None, as_json: bool) -> None:
+def inspect(
+    path: Path, length_unit: Any, box_size: float | None, picture: Path | None, as_json: bool
+) -> None:
     r"""Say what PATH is: a data set, an unfinished build, a recipe or a snapshot.
 
     \b
     Example:
-      cosmoflow-prep inspect datasets/quijote
+      cosmoflow-prep inspect datasets/quijote --picture cube.png
       cosmoflow-prep inspect sims/u0000/snapshot_003.hdf5
     """
     from pipeline.inspect import describe  # noqa: PLC0415
     from pipeline.snapshot import ReadOptions  # noqa: PLC0415
 
     facts = describe(path, ReadOptions(length_unit=length_unit, box_size=box_size))
+    if picture is not None:
+        from pipeline.manifest import load  # noqa: PLC0415
+        from pipeline.pictures import write_slabs  # noqa: PLC0415
+
+        universe = write_slabs(path, load(path), picture)
+        click.echo(f"wrote {picture}: a slab of universe {universe.id}", err=True)
     if as_json:
         click.echo(json.dumps(facts, default=str))
         return

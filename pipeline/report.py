@@ -7,18 +7,22 @@ covers, and, if there is a training run, what was learned.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.errors import DatasetError
 from pipeline.inspect import describe_dataset
 from pipeline.manifest import Manifest, load
+from pipeline.pictures import (
+    coverage_figure,
+    distribution_figure,
+    png,
+    slab_figure,
+    typical_universe,
+)
 from pipeline.samples import universe_cube
 from pipeline.write.atomic import write_atomically
 
@@ -61,7 +65,7 @@ def write_report(dataset: Path, run: Path | None = None, output: Path | None = N
     sections = [
         ("What it is", _facts_table(describe_dataset(dataset, manifest))),
         ("What it looks like", _cube_section(dataset, manifest)),
-        ("What it covers", _image(_coverage_figure(manifest), "parameters by split")),
+        ("What it covers", _image(coverage_figure(manifest), "parameters by split")),
     ]
     if run is not None:
         sections.append(("What was learned", _training_section(run)))
@@ -92,78 +96,20 @@ def _plain(value: Any) -> str:
 
 
 def _cube_section(dataset: Path, manifest: Manifest) -> str:
-    universe = min(manifest.universes, key=lambda u: (u.split != "test", u.id))
+    universe = typical_universe(manifest)
     cube = universe_cube(dataset, manifest, universe.id)
     parameters = ", ".join(f"{n} = {universe.parameters[n]:.4g}" for n in manifest.targets)
     caption = (
         f"Universe {universe.id} ({parameters}): slab of an eighth of the box, log(1 + counts)"
     )
-    pictures = _image(_slab_figure(cube, manifest), caption)
-    return pictures + _image(_pdf_figure(cube, manifest), "one-point distribution of the cells")
-
-
-def _slab_figure(cube: np.ndarray, manifest: Manifest) -> Figure:
-    """Projection of a slab along z at each redshift."""
-    figure = _new_figure(3.1 * cube.shape[3], 3.4)
-    universe = manifest.universes[0]
-    side = universe.snapshots[0].box_size
-    slab = cube[:, :, : max(1, cube.shape[2] // 8)].astype(np.float64).sum(axis=2)
-    brightest = float(np.log1p(slab).max())
-    for channel, redshift in enumerate(manifest.layout.redshifts):
-        axes = figure.add_subplot(1, cube.shape[3], channel + 1)
-        axes.imshow(
-            np.log1p(slab[..., channel]).T,
-            origin="lower",
-            extent=(0, side, 0, side),
-            vmin=0,
-            vmax=brightest,
-            cmap="magma",
-        )
-        axes.set_title(f"z = {redshift:g}")
-        axes.set_xlabel("x [Mpc/h]")
-    return figure
-
-
-def _pdf_figure(cube: np.ndarray, manifest: Manifest) -> Figure:
-    figure = _new_figure(6, 3.4)
-    axes = figure.add_subplot()
-    for channel, redshift in enumerate(manifest.layout.redshifts):
-        density = cube[..., channel].astype(np.float64)
-        values = np.log10(1 + density.ravel() / density.mean())
-        axes.hist(values, bins=50, histtype="step", density=True, label=f"z = {redshift:g}")
-    axes.set_xlabel("log10(1 + density / mean)")
-    axes.set_yscale("log")
-    axes.legend()
-    return figure
-
-
-def _coverage_figure(manifest: Manifest) -> Figure:
-    """Every pair of targets, universes coloured by split."""
-    names = list(manifest.targets)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]] or [(names[0], names[0])]
-    figure = _new_figure(3.4 * len(pairs), 3.4)
-    for number, (a, b) in enumerate(pairs, start=1):
-        axes = figure.add_subplot(1, len(pairs), number)
-        for split in manifest.splits:
-            members = [u.parameters for u in manifest.universes if u.split == split]
-            axes.plot([p[a] for p in members], [p[b] for p in members], "o", ms=4, label=split)
-        axes.set_xlabel(a)
-        axes.set_ylabel(b)
-    figure.axes[0].legend()
-    return figure
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    # matplotlib without pyplot: no display, no global state
-    from matplotlib.figure import Figure  # noqa: PLC0415  (slow to import)
-
-    return Figure(figsize=(width, height), layout="constrained")
+    pictures = _image(slab_figure(cube, manifest), caption)
+    return pictures + _image(
+        distribution_figure(cube, manifest), "one-point distribution of the cells"
+    )
 
 
 def _image(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return _embedded(buffer.getvalue(), caption)
+    return _embedded(png(figure), caption)
 
 
 def _embedded(png: bytes, caption: str) -> str:

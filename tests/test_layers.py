@@ -17,7 +17,7 @@ PIPELINE = [
     "demo",
     "report",
     "inspect starter verify",
-    "verify_content",
+    "verify_content pictures",
     "samples",
     "build",
     "cluster publish",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets_made import make_dataset, scaled
+from tests.datasets_made import make_dataset, scaled
 
 from cosmoflow_model.catalog import Catalog
 from cosmoflow_model.feed import Feed

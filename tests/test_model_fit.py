@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from datasets_made import Made, flip_byte, make_dataset
+from tests.datasets_made import Made, flip_byte, make_dataset
 
 from cosmoflow_model import cli, train
 from cosmoflow_model.catalog import Catalog

@@ -1,0 +1,110 @@
+"""Builds on a scheduler that is already there: by address, by file, under MPI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import LOOPBACK
+from tests.conftest import Run
+from tests.ensembles_made import all_digests, write_recipe
+
+BIN = Path(sys.executable).parent
+
+
+@contextmanager
+def running(*command: object) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def check_builds(ensemble: Path, prep: Run, cluster: str) -> None:
+    """A build there has the digests of a local one."""
+    there = write_recipe(ensemble, "there.yaml", output__path="there")
+    done = prep("build", there, "--cluster", cluster)
+    assert done.returncode == 0, done.stderr
+    here = write_recipe(ensemble, "here.yaml", output__path="here")
+    assert prep("build", here, "--workers", "1").returncode == 0
+    digests = [all_digests(ensemble / name) for name in ("there", "here")]
+    for digest in digests:
+        digest.pop("recipe.yaml")
+    assert digests[0] == digests[1]
+
+
+def test_dask_scheduler_and_worker_from_the_shell(
+    ensemble: Path, tmp_path: Path, prep: Run
+) -> None:
+    file = tmp_path / "scheduler.json"
+    dask = BIN / "dask"
+    with (
+        running(
+            dask,
+            "scheduler",
+            "--host",
+            LOOPBACK,
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            file,
+        ),
+        running(dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"),
+    ):
+        wait_for(file)
+        check_builds(ensemble, prep, str(file))
+
+
+def test_dask_mpi(ensemble: Path, tmp_path: Path, prep: Run) -> None:
+    pytest.importorskip("dask_mpi", reason="needs the mpi extra")
+    mpiexec = shutil.which("mpiexec", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    if mpiexec is None:
+        pytest.skip("no mpiexec: install the mpi extra")
+    file = tmp_path / "scheduler.json"
+    with running(
+        mpiexec,
+        "-n",
+        "3",
+        BIN / "dask-mpi",
+        "--scheduler-file",
+        file,
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+    ):
+        wait_for(file)
+        check_builds(ensemble, prep, str(file))
+
+
+def test_nobody_there(ensemble: Path, prep: Run) -> None:
+    recipe = ensemble / "recipe.yaml"
+    done = prep("build", recipe, "--cluster", "no-such.json")
+    assert done.returncode == 8
+    assert "start the scheduler first" in done.stderr
+    wrong = prep("build", recipe, "--cluster", "kubernetes")
+    assert wrong.returncode == 3
+    assert "expected local, tcp://" in wrong.stderr
+    assert not (ensemble / "out").exists()
