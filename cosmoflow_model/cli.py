@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cosmoflow_model import backend
 from cosmoflow_model.spec import NETWORK_NAMES, TrainSpec, default_run, read_record
-from pipeline.errors import INTERRUPTED_EXIT_CODE, CosmoflowError
+from pipeline.entry import run_command
 from pipeline.manifest import SPLITS, SplitName
 
 if TYPE_CHECKING:
@@ -35,21 +35,7 @@ _Folder = click.Path(file_okay=False, path_type=Path)
 
 def main() -> None:
     """Entry point of ``cosmoflow-train``."""
-    sys.exit(_run(cli))
-
-
-def _run(command: click.Command) -> int:
-    try:
-        return int(command.main(standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except CosmoflowError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        return INTERRUPTED_EXIT_CODE
+    sys.exit(run_command(cli))
 
 
 def _choice(
@@ -69,7 +55,8 @@ def cli() -> None:
     """Train networks that read cosmological parameters off cubes of matter.
 
     Exit codes: 0 done, 2 wrong usage, 6 damaged data set, 7 library missing,
-    10 training cannot start or go on, 130 stopped by Ctrl-C (go on with --resume).
+    10 training cannot start or go on, 130 stopped by Ctrl-C, 143 by SIGTERM
+    (go on with --resume).
     """
 
 
@@ -108,8 +95,8 @@ def fit(
             result = train.fit(dataset, spec, folder, resume=resume, on_epoch=show)
     except KeyboardInterrupt:
         again = shlex.join(["cosmoflow-train", "fit", str(dataset), "--run", str(folder)])
-        click.echo(f"stopped; go on after the last whole epoch with: {again} --resume", err=True)
-        raise SystemExit(INTERRUPTED_EXIT_CODE) from None
+        click.echo(f"go on after the last whole epoch with: {again} --resume", err=True)
+        raise
     _print_result(result, train.summary(result) if as_json else None)
 
 

@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from cosmoflow_model.catalog import Catalog
 from cosmoflow_model.transform import (
+    ChannelStatistics,
     Cube,
     apply_augmentation,
+    channel_statistics,
     draw_augmentation,
     log_counts,
 )
@@ -26,6 +28,8 @@ from pipeline.errors import TrainingError
 from pipeline.manifest import SplitName
 
 DEFAULT_CACHE_BYTES = 1 << 30
+STATISTICS_SAMPLES = 64
+"""Samples from which the channels' mean and variance are taken: enough for two digits."""
 
 
 class Batch(NamedTuple):
@@ -112,6 +116,12 @@ class Feed:
         for step in range(first_step, self.steps):
             samples = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._batch(epoch, samples)
+
+    def statistics(self) -> ChannelStatistics:
+        """Channel statistics of the network's input, from samples spread over the split."""
+        count = min(self.samples, STATISTICS_SAMPLES)
+        chosen = np.linspace(0, self.samples - 1, count).astype(int)
+        return channel_statistics(self._cache.read(int(sample))[0] for sample in chosen)
 
     def prefetched(self, epoch: int, depth: int = 2) -> Iterator[Batch]:
         """As :meth:`batches`, made by a thread up to ``depth`` batches ahead."""

@@ -14,6 +14,7 @@ import keras
 from keras import layers
 
 from cosmoflow_model.spec import TrainSpec
+from cosmoflow_model.transform import ChannelStatistics
 from pipeline.errors import TrainingError
 
 Shape = tuple[int, int, int, int]
@@ -27,8 +28,16 @@ GROUPS = 8
 PUBLISHED_SIDE = 128
 
 
-def build_network(spec: TrainSpec, input_shape: Shape, n_targets: int) -> keras.Model:
+def build_network(
+    spec: TrainSpec,
+    input_shape: Shape,
+    n_targets: int,
+    statistics: ChannelStatistics | None = None,
+) -> keras.Model:
     """Network of a spec for cubes of a shape (x, y, z, channel).
+
+    ``statistics`` of the input serve ``cosmoflow``; the published networks take
+    log(1 + counts) as it is.
 
     Raises
     ------
@@ -37,7 +46,12 @@ def build_network(spec: TrainSpec, input_shape: Shape, n_targets: int) -> keras.
     """
     if spec.network == "cosmoflow":
         return cosmoflow_network(
-            input_shape, n_targets, width=spec.width, norm=spec.norm, dropout=spec.dropout
+            input_shape,
+            n_targets,
+            width=spec.width,
+            norm=spec.norm,
+            dropout=spec.dropout,
+            statistics=statistics,
         )
     return PUBLISHED[spec.network](input_shape, n_targets)
 
@@ -50,6 +64,7 @@ def cosmoflow_network(
     norm: str = "none",
     dropout: float = 0.0,
     slope: float = 0.1,
+    statistics: ChannelStatistics | None = None,
 ) -> keras.Model:
     """Network sized to the cubes: halve them to two cells a side, then average.
 
@@ -68,6 +83,9 @@ def cosmoflow_network(
         In front of the dense layers.
     slope : float
         Of the leaky ReLU below 0.
+    statistics : ChannelStatistics, optional
+        Each channel is shifted and divided to mean 0 and variance 1, so that the
+        zeros that pad a convolution mean average density and not a void.
 
     Returns
     -------
@@ -83,6 +101,8 @@ def cosmoflow_network(
         )
     inputs = keras.Input(input_shape)
     x = inputs
+    if statistics:
+        x = layers.Normalization(mean=statistics.mean, variance=statistics.variance)(x)
     for block in range(int(math.log2(side)) - 1):
         strided = block == 0 and side >= STRIDED_FROM
         x = _convolution(x, width * min(2**block, LARGEST_FACTOR), norm, slope, strided)

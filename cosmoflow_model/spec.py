@@ -61,9 +61,9 @@ class TrainSpec:
     width: int = 16
     norm: str = "none"
     dropout: float = 0.0
-    epochs: int = 45
+    epochs: int = 90
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     schedule: str = "one-cycle"
     optimizer: str = "adamw"
     weight_decay: float = 1e-3

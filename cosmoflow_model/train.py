@@ -183,7 +183,7 @@ def _job(catalog: Catalog, spec: TrainSpec, folder: Path, ranks: Communicator) -
         cache_bytes=cache,
     )
     validation = Feed(catalog, "validation", spec.batch_size, cache_bytes=cache)
-    model = build_network(spec, catalog.sample_shape, len(catalog.target_names))
+    model = build_network(spec, catalog.sample_shape, len(catalog.target_names), train.statistics())
     model.compile(_optimizer(spec, train.steps), loss(spec.loss), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
     return _Job(

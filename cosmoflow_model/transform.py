@@ -6,7 +6,7 @@ epoch looks the same on any rank, in any order and after any restart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -78,6 +78,32 @@ def apply_symmetry(cube: Cube, symmetry: int) -> Cube:
 def log_counts(cube: Cube) -> npt.NDArray[np.float32]:
     """log(1 + particles a cell) in float32: the huge range of the counts, made even."""
     return np.log1p(cube.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and variance of the network's input, one number a channel."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+def channel_statistics(cubes: Iterable[Cube]) -> ChannelStatistics:
+    """Statistics of log(1 + counts) over stored cubes (x, y, z, channel).
+
+    A channel without any variance gets 1, so that it can be divided by.
+    """
+    moments = [_moments(log_counts(cube)) for cube in cubes]
+    mean, square = np.mean(moments, axis=0)
+    variance = square - mean**2
+    variance[variance <= 0] = 1.0
+    return ChannelStatistics(tuple(mean.tolist()), tuple(variance.tolist()))
+
+
+def _moments(cube: Floats) -> npt.NDArray[np.float64]:
+    """First and second moment of each channel, shape (2, channel)."""
+    cells = cube.reshape(-1, cube.shape[-1]).astype(np.float64)
+    return np.stack([cells.mean(axis=0), (cells**2).mean(axis=0)])
 
 
 def unscale(scaled: Floats, ranges: Sequence[tuple[float, float]]) -> npt.NDArray[np.float64]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets_made import RANGES, flip_byte, make_dataset, scaled
 
 from cosmoflow_model.catalog import Catalog
 from cosmoflow_model.transform import unscale
 from pipeline.errors import DatasetError, TrainingError
+from tests.datasets_made import RANGES, flip_byte, make_dataset, scaled
 
 FORMATS = [("zarr", "none"), ("tfrecord", "none"), ("tfrecord", "gzip")]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.datasets_made import make_dataset, scaled
 
 from cosmoflow_model.catalog import Catalog
 from cosmoflow_model.feed import Feed
@@ -14,10 +13,12 @@ from cosmoflow_model.transform import (
     Augmentation,
     apply_augmentation,
     apply_symmetry,
+    channel_statistics,
     draw_augmentation,
     log_counts,
 )
 from pipeline.errors import DatasetError, TrainingError
+from tests.datasets_made import make_dataset, scaled
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,12 @@ def test_shift_is_periodic() -> None:
 def test_log_of_the_largest_counts_is_finite() -> None:
     cube = np.array([0, 1, 65535], np.uint16).reshape(1, 1, 3, 1)
     np.testing.assert_allclose(log_counts(cube).ravel(), np.log1p([0, 1, 65535]), rtol=1e-6)
+
+
+def test_statistics_are_those_of_the_log_counts(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "set", counts=(20, 1, 0))
+    found = Feed(Catalog.open(made.root), "train", 4).statistics()
+    logs = np.log1p(made.cubes["train"].astype(np.float64)).reshape(-1, 2)
+    np.testing.assert_allclose(found.mean, logs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.variance, logs.var(axis=0), rtol=1e-4)
+    assert channel_statistics([np.zeros((2, 2, 2, 3))]).variance == (1.0, 1.0, 1.0)

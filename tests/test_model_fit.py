@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.datasets_made import Made, flip_byte, make_dataset
 
 from cosmoflow_model import cli, train
 from cosmoflow_model.catalog import Catalog
@@ -22,6 +21,7 @@ from cosmoflow_model.checkpoint import Checkpoints
 from cosmoflow_model.evaluate import Evaluation, evaluate_run, scores
 from cosmoflow_model.spec import TrainSpec
 from pipeline.errors import DatasetError, TrainingError
+from tests.datasets_made import Made, flip_byte, make_dataset
 
 QUICK = TrainSpec(width=4, epochs=4, batch_size=5, seed=1, dropout=0.2)
 
@@ -141,13 +141,16 @@ def test_killed_process_goes_on_to_the_same_history(small: Made, tmp_path: Path)
     assert not list((tmp_path / "killed").rglob("*.tmp*"))
 
 
-def test_interrupt_leaves_a_run_that_goes_on(small: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_leaves_a_run_that_goes_on(
+    small: Made, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     run = tmp_path / "run"
     process = _start(small, run, *LONG)
     list(_lines_until(process, "epoch 2/"))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in errors
     assert f"--run {run} --resume" in errors
     assert len(_history(run)) >= 2
