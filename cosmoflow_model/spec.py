@@ -68,7 +68,7 @@ class TrainSpec:
     optimizer: str = "adamw"
     weight_decay: float = 1e-3
     loss: str = "mse"
-    patience: int = 0
+    patience: int = 30
     seed: int = 0
     augment: bool = True
     threads: int = 0

@@ -38,7 +38,7 @@ class DemoSize:
     fractions: str
 
 
-FULL = DemoSize(128, 64, 11, 32, 45, "{train: 0.75, validation: 0.1, test: 0.15}")
+FULL = DemoSize(128, 64, 11, 32, 90, "{train: 0.75, validation: 0.1, test: 0.15}")
 QUICK = DemoSize(12, 16, 6, 8, 4, "{train: 0.6, validation: 0.2, test: 0.2}")
 
 _RECIPE = """\
