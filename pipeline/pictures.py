@@ -66,7 +66,7 @@ def distribution_figure(cube: np.ndarray, manifest: Manifest) -> Figure:
     for channel, redshift in enumerate(manifest.layout.redshifts):
         density = cube[..., channel].astype(np.float64)
         values = np.log10(1 + density.ravel() / density.mean())
-        axes.hist(values, bins=50, histtype="step", density=True, label=f"z = {redshift:g}")
+        axes.hist(values, bins=24, histtype="step", density=True, label=f"z = {redshift:g}")
     axes.set_xlabel("log10(1 + density / mean)")
     axes.set_yscale("log")
     axes.legend()

@@ -91,7 +91,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
     if isinstance(value, list):
-        return " × ".join(_plain(inner) for inner in value)
+        return ", ".join(_plain(inner) for inner in value)
     return str(value)
 
 
