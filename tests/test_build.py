@@ -324,6 +324,16 @@ def test_nothing_is_overwritten(ensemble: Path, cluster: ClusterChoice) -> None:
         build(as_file, cluster)
 
 
+@pytest.mark.parametrize("path", ["/proc/out", "/sys/out", "cosmology.csv/out"])
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_computed(
+    ensemble: Path, path: str
+) -> None:
+    """Fault row 9; no cluster is started: the choice would fail if it were asked."""
+    recipe = write_recipe(ensemble, output__path=path)
+    with pytest.raises(OutputError, match="out: "):
+        build(recipe, ClusterChoice("never-asked"))
+
+
 def test_a_living_lock_is_respected_and_a_dead_one_is_not(
     ensemble: Path, cluster: ClusterChoice
 ) -> None:

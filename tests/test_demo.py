@@ -43,6 +43,8 @@ def test_quick_demo_from_nothing(tmp_path: Path, prep: Run) -> None:
     variances = density.values.astype(float).var(axis=(0, 1, 2, 3))
     assert np.all(np.diff(variances) < 0)
 
+    _check_twin(demo, density)
+
     again = prep("demo", "demo", "--quick", "--seed", "3")
     assert again.returncode == 5
     assert "a finished demonstration is there" in again.stderr
@@ -53,3 +55,18 @@ def test_quick_demo_from_nothing(tmp_path: Path, prep: Run) -> None:
     assert prep("demo", "demo", "--quick", "--seed", "3").returncode == 0
     assert (demo / "dataset-zarr/manifest.json").stat().st_mtime_ns == manifest
     assert (demo / "report.html").exists()
+
+
+def _check_twin(demo: Path, density: xr.DataArray) -> None:
+    """A plain TFRecordDataset parse of features x and y gives the Zarr set's samples."""
+    tf = pytest.importorskip("tensorflow")
+    files = sorted(map(str, (demo / "dataset-tfrecord/train").glob("*.tfrecord")))
+    features = {
+        "x": tf.io.FixedLenFeature([], tf.string),
+        "y": tf.io.FixedLenFeature([3], tf.float32),
+    }
+    records = [tf.io.parse_single_example(r, features) for r in tf.data.TFRecordDataset(files)]
+    x = [tf.io.decode_raw(record["x"], tf.int16).numpy() for record in records]
+    np.testing.assert_array_equal(np.reshape(x, density.shape), density.values)
+    y = np.array([record["y"].numpy() for record in records])
+    assert np.abs(y).max() <= 1

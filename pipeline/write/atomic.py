@@ -83,9 +83,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _EXPLANATIONS:
+        if error.errno is None:  # not the file system's word: a library's own error
             raise
-        raise OutputError(f"{path}: {_EXPLANATIONS[error.errno]}") from error
+        reason = _EXPLANATIONS.get(error.errno, f"cannot be written: {error.strerror}")
+        raise OutputError(f"{path}: {reason}") from error
 
 
 def _sync(path: Path) -> None:
