@@ -58,6 +58,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Look = Callable[[UniverseInput, Recipe], SurveyedUniverse | Refusal]
 
 
 @dataclass
@@ -207,13 +208,17 @@ def survey_all(
 
 
 def _survey_results(
-    universes: Sequence[UniverseInput], recipe: Recipe, client: Client, report: Report
+    universes: Sequence[UniverseInput],
+    recipe: Recipe,
+    client: Client,
+    report: Report,
+    look: Look = try_survey,
 ) -> list[SurveyedUniverse | Refusal]:
     """One result a universe, in the order of ids."""
     results: list[SurveyedUniverse | Refusal] = []
     link = dashboard_link(client)
     report(Progress("survey", 0, len(universes), dashboard=link))
-    for result in _completed(client, ((try_survey, u, recipe) for u in universes)):
+    for result in _completed(client, ((look, u, recipe) for u in universes)):
         results.append(result)
         report(Progress("survey", len(results), len(universes), dashboard=link))
     return sorted(results, key=lambda r: r.id)
@@ -364,12 +369,16 @@ def check_recipe(
     recipe_path: Path,
     choice: ClusterChoice | None = None,
     report: Report = lambda progress: None,
+    look: Look = try_survey,
 ) -> tuple[list[SurveyedUniverse], list[Refusal]]:
-    """Survey the input of a recipe: the universes that can be used, and the refused ones."""
+    """Survey the input of a recipe: the universes that can be used, and the refused ones.
+
+    ``look`` looks at one universe, on a worker.
+    """
     recipe = load_recipe(recipe_path)
     universes = list_universes(recipe, recipe_path.resolve().parent)
     with connect_to(choice or ClusterChoice()) as client:
-        results = _survey_results(universes, recipe, client, report)
+        results = _survey_results(universes, recipe, client, report, look)
     surveyed = [r for r in results if isinstance(r, SurveyedUniverse)]
     refused = [r for r in results if isinstance(r, Refusal)]
     return surveyed, refused

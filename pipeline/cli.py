@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.build import BuildResult, Progress
     from pipeline.cluster import ClusterChoice
     from pipeline.plan import Plan
+    from pipeline.survey import Refusal, SurveyedUniverse
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -110,49 +111,59 @@ def init(simulations: Path | None, output: Path, name: str) -> None:
 
 @cli.command()
 @click.argument("recipe", type=_PATH)
+@click.option("--full", is_flag=True, help="Also read every position: finite, inside, counted.")
 @_cluster_options
 @_json_option
 def check(
-    recipe: Path, cluster: str, workers: int | None, memory_limit: str, as_json: bool
+    recipe: Path,
+    *,
+    full: bool,
+    cluster: str,
+    workers: int | None,
+    memory_limit: str,
+    as_json: bool,
 ) -> None:
     r"""Read every header that RECIPE would use; a line for each universe that is refused.
 
     \b
     Example:
       cosmoflow-prep check recipe.yaml
+      cosmoflow-prep check recipe.yaml --full    # every position too
     """
     from pipeline.build import check_recipe  # noqa: PLC0415
-    from pipeline.survey import check_duplicates  # noqa: PLC0415
+    from pipeline.stream_check import try_stream  # noqa: PLC0415
+    from pipeline.survey import check_duplicates, try_survey  # noqa: PLC0415
 
-    out = terminal.console()
     choice = _choice(cluster, workers, memory_limit)
     with terminal.progress(terminal.error_console()) as advance:
-        good, refused = check_recipe(recipe, choice, _shown(advance))
-    if as_json:
-        accepted = [_universe_facts(u) for u in good]
-        reasons = {r.id: r.reason for r in refused}
-        click.echo(json.dumps({"accepted": accepted, "refused": reasons}, default=str))
-    else:
-        rows = [[str(value) for value in _universe_facts(u).values()] for u in good]
-        columns = ["universe", "redshifts", "box [Mpc/h]", "particles", "format", "unit"]
-        out.print(terminal.table(f"{len(good)} universes would be read", columns, rows))
-        for refusal in refused:
-            click.echo(f"refused: {refusal.id}: {refusal.reason}", err=True)
+        look = try_stream if full else try_survey
+        good, refused = check_recipe(recipe, choice, _shown(advance), look)
+    _print_check(good, refused, full, as_json)
     if refused:
         raise InputError(f"{len(refused)} of {len(good) + len(refused)} universes are refused")
     check_duplicates(good)
 
 
-def _universe_facts(universe: Any) -> dict[str, Any]:
-    headers = [channel.header for channel in universe.channels]
-    return {
-        "universe": universe.id,
-        "redshifts": ", ".join(f"{h.redshift:.4g}" for h in headers),
-        "box_size": f"{headers[0].box_size:g}",
-        "particles": ", ".join(sorted({str(h.n_particles) for h in headers})),
-        "format": headers[0].format,
-        "length_unit": headers[0].length_unit,
-    }
+def _print_check(
+    good: list[SurveyedUniverse], refused: list[Refusal], full: bool, as_json: bool
+) -> None:
+    from pipeline import check as facts  # noqa: PLC0415
+
+    if as_json:
+        found = {
+            "accepted": [facts.universe_facts(u) for u in good],
+            "refused": {r.id: r.reason for r in refused},
+            "totals": facts.totals(good, refused),
+        }
+        click.echo(json.dumps(found))
+        return
+    title = f"{len(good)} universes would be read"
+    rows = [facts.row(universe) for universe in good]
+    terminal.console().print(terminal.table(title, facts.columns(full), rows))
+    for line in facts.summary(good, refused):
+        click.echo(line)
+    for refusal in refused:
+        click.echo(f"refused: {refusal.id}: {' '.join(refusal.reason.split())}", err=True)
 
 
 @cli.command()
@@ -193,6 +204,7 @@ def _plan_facts(made: Plan, recipe: Path) -> dict[str, Any]:
         "samples": {name: made.n_samples(name) for name in made.splits},
         "sample_shape": made.recipe.sample_shape,
         "dtype": made.recipe.dtype,
+        "cells": _cells(made),
         "tasks": len(made.tasks),
         "shards": made.n_shards,
         "particles": sum(u.n_particles for members in made.splits.values() for u in members),
@@ -203,10 +215,18 @@ def _plan_facts(made: Plan, recipe: Path) -> dict[str, Any]:
     }
 
 
+def _cells(made: Plan) -> str:
+    """What the cells of the samples will hold, in words."""
+    scheme = made.recipe.grid.scheme
+    if scheme == "ready":
+        return f"{made.quantity} as the ready grids hold it"
+    return f"{made.quantity} by {scheme.upper()} mass assignment"
+
+
 def _plan_lines(made: Plan, facts: dict[str, Any]) -> list[str]:
     shape = " x ".join(str(n) for n in facts["sample_shape"])
     return [
-        f"samples: {shape} {facts['dtype']}, {made.recipe.grid.scheme.upper()} mass assignment",
+        f"samples: {shape} {facts['dtype']}, {facts['cells']}",
         f"particles to read: {facts['particles']:,}",
         f"{facts['tasks']} tasks write {facts['shards']} shards to {facts['output']}",
         f"size: {terminal.size(facts['output_bytes_uncompressed'])} before compression; "

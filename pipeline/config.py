@@ -21,21 +21,36 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from pipeline.errors import RecipeError
+from pipeline.input_rules import (
+    Universes,
+    check_targets_are_given,
+    check_together,
+    checked_id_pattern,
+    checked_names,
+    checked_parameters,
+    checked_parameters_pattern,
+    checked_universes,
+)
 from pipeline.manifest import SplitName
 from pipeline.snapshot import DARK_MATTER, ReadOptions
 from pipeline.units import LengthUnit
 from pipeline.yaml_source import KeyPath, YamlSource, load_yaml
 
-SchemeName = Literal["ngp", "cic", "tsc", "pcs"]
+SchemeName = Literal["ngp", "cic", "tsc", "pcs", "ready"]
+Weight = Literal["count", "mass"]
 Origin = Literal["cell", "node"]
 StoredDtype = Literal["auto", "int16", "uint16", "int32", "uint32", "float32"]
 Codec = Literal["auto", "fast", "small", "none", "gzip"]
 
 TYPE_NAMES = {"gas": 0, "dark_matter": 1, "disk": 2, "bulge": 3, "stars": 4, "black_holes": 5}
+ALL_TYPES = tuple(range(8))
+"""More than any code has; those that a snapshot has no particles of do not count."""
 
 
 class _Section(BaseModel):
@@ -46,27 +61,66 @@ def _type_number(value: Any) -> Any:
     return TYPE_NAMES.get(value, value)
 
 
+def _type_list(value: Any) -> Any:
+    if value in ("all", ["all"]):
+        return list(ALL_TYPES)
+    return [value] if isinstance(value, str | int) else value
+
+
 ParticleType = Annotated[int, BeforeValidator(_type_number), Field(ge=0, le=7)]
+
+
+def _checked_redshift_pattern(value: str) -> str:
+    try:
+        pattern = re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+    if pattern.groups != 1 and "z" not in pattern.groupindex:
+        raise ValueError(
+            f"{value!r} has {pattern.groups} groups, expected one for the redshift, or one "
+            "named z, e.g. 'z=([0-9.]+)'"
+        )
+    return value
+
+
+RedshiftPattern = Annotated[str, Field(max_length=200), AfterValidator(_checked_redshift_pattern)]
+ArrayName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class InputSection(_Section):
     """Where the universes are and what their files do not say themselves."""
 
-    universes: str = Field(
-        description="glob of folders, one a universe, relative to the recipe; or a CSV table "
-        "with the columns id, files and parameters"
+    universes: Annotated[Universes, BeforeValidator(checked_universes)] = Field(
+        description="glob of folders, one a universe, relative to the recipe; a folder whose "
+        "sub-folders they are; a glob of files, one a universe; a list of globs and folders; or "
+        "a table (csv, yaml) with the columns id, files and parameters"
     )
-    parameters: str | None = Field(
-        None, description="CSV table of parameters with a column id; default: the universes' table"
+    id_pattern: Annotated[str, AfterValidator(checked_id_pattern)] | None = Field(
+        None,
+        description="regular expression with a group id, searched in a universe's path; files "
+        "of one id are one universe; default: name of the folder or file",
+    )
+    parameters: Annotated[str, AfterValidator(checked_parameters)] | None = Field(
+        None,
+        description="table of parameters (csv, yaml, hdf5 with id; txt by row number), or "
+        "'header': as the snapshots record them; default: the universes' table",
+    )
+    parameter_names: tuple[str, ...] | None = Field(
+        None, validate_default=True, description="columns of a plain text table (txt, dat)"
+    )
+    parameters_pattern: Annotated[str, AfterValidator(checked_parameters_pattern)] | None = Field(
+        None,
+        description="regular expression searched in a universe's path, with a named group for "
+        "each parameter",
     )
     snapshots: str | None = Field(
         None, description="glob of snapshot files inside a universe's folder; default: all"
     )
     format: str = Field("auto", description="snapshot format, or auto to recognise it")
-    particle_types: tuple[ParticleType, ...] = Field(
+    particle_types: Annotated[tuple[ParticleType, ...], BeforeValidator(_type_list)] = Field(
         (DARK_MATTER,),
         min_length=1,
-        description="Gadget types to deposit: numbers, or " + ", ".join(TYPE_NAMES),
+        description="Gadget types to deposit: all, or numbers or names: " + ", ".join(TYPE_NAMES),
     )
     length_unit: LengthUnit | None = Field(
         None, description="unit of positions and box, where the files do not state it"
@@ -77,6 +131,36 @@ class InputSection(_Section):
     redshift: float | None = Field(None, gt=-1, description="instead of the header's")
     Omega_m: float | None = Field(None, gt=0, lt=10, description="instead of the header's")
     h: float | None = Field(None, gt=0, lt=10, description="instead of the header's")
+    override: bool = Field(
+        False, description="accept box_size, h and Omega_m that contradict the header"
+    )
+    redshift_pattern: RedshiftPattern | None = Field(
+        None,
+        description="regular expression with one group, searched in the names of a snapshot's "
+        "file and its two folders, where the format records no redshift, e.g. 'z=([0-9.]+)'",
+    )
+    positions: ArrayName | tuple[ArrayName, ArrayName, ArrayName] | None = Field(
+        None,
+        description="format arrays: name of the array (n, 3) of positions, or the three names of "
+        "x, y and z, inside an npz, HDF5 or Zarr file",
+    )
+    masses: ArrayName | None = Field(
+        None, description="format arrays: name of the array of masses, in 1e10 Msun/h"
+    )
+
+    @field_validator("parameter_names")
+    @classmethod
+    def _check_names(
+        cls, value: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        if "parameters" in info.data:  # else it was refused already
+            checked_names(value, info.data["parameters"])
+        return value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        check_together(dict(self))
+        return self
 
     def read_options(self) -> ReadOptions:
         """What the readers need of this section."""
@@ -88,6 +172,10 @@ class InputSection(_Section):
             redshift=self.redshift,
             Omega_m=self.Omega_m,
             h=self.h,
+            override=self.override,
+            redshift_pattern=self.redshift_pattern,
+            positions=self.positions,
+            masses=self.masses,
         )
 
 
@@ -95,7 +183,16 @@ class GridSection(_Section):
     """The cube made of each universe."""
 
     n_grid: int = Field(ge=4, le=8192, description="cells a side of the cube")
-    scheme: SchemeName = Field("ngp", description="mass assignment: ngp, cic, tsc or pcs")
+    scheme: SchemeName = Field(
+        "ngp",
+        description="mass assignment: ngp, cic, tsc or pcs; ready: the files hold grids of "
+        "n_grid cells a side, which are taken as they are",
+    )
+    weight: Weight = Field(
+        "count",
+        description="count: a cell holds particles; mass: it holds their mass, in units of the "
+        "mean mass of a particle",
+    )
     redshifts: tuple[float, ...] = Field(
         min_length=1, description="channels of the cube, in this order"
     )
@@ -112,6 +209,11 @@ class GridSection(_Section):
             raise ValueError(f"redshifts {list(self.redshifts)} hold one value twice")
         if min(self.redshifts) <= -1:
             raise ValueError(f"redshifts {list(self.redshifts)} must be above -1")
+        if self.scheme == "ready" and (self.weight != "count" or self.origin != "cell"):
+            raise ValueError(
+                "scheme: ready takes grids as they are, so weight and origin serve for nothing; "
+                "remove them"
+            )
         return self
 
 
@@ -188,7 +290,8 @@ class OutputSection(_Section):
     dtype: StoredDtype = Field(
         "auto",
         description="stored type; auto: uint16 for ngp in zarr, int16 in tfrecord (as MLPerf "
-        "HPC reads it), float32 for cic, tsc and pcs",
+        "HPC reads it), float32 for cic, tsc, pcs, weight: mass and scheme: ready (which can be "
+        "stored as an integer where the grids are counts)",
     )
 
     @model_validator(mode="after")
@@ -222,6 +325,7 @@ class Recipe(_Section):
         _check_division(self.grid.n_grid, self.split.subvolumes)
         _check_shards(self)
         _check_dtype(self)
+        check_targets_are_given(self.targets, dict(self.input))
         return self
 
     @property
@@ -240,7 +344,7 @@ class Recipe(_Section):
         """NumPy name of the stored type, ``auto`` resolved."""
         if self.output.dtype != "auto":
             return self.output.dtype
-        if self.grid.scheme != "ngp":
+        if self.grid.scheme != "ngp" or self.grid.weight != "count":
             return "float32"
         return "uint16" if self.output.format == "zarr" else "int16"
 
@@ -278,18 +382,29 @@ def _check_shards(recipe: Recipe) -> None:
 
 
 def _check_dtype(recipe: Recipe) -> None:
-    counts = recipe.grid.scheme == "ngp"
-    if not counts and recipe.dtype != "float32":
+    grid = recipe.grid
+    counts = grid.scheme == "ngp" and grid.weight == "count"
+    weighted = grid.weight == "mass"
+    given = f"{grid.scheme} with weight: mass" if weighted else grid.scheme
+    instead = "grid.weight: count" if weighted else "grid.scheme: ngp"
+    if not counts and grid.scheme != "ready" and recipe.dtype != "float32":
         raise ValueError(
             f"output.dtype {recipe.dtype} cannot hold the fractional masses of "
-            f"{recipe.grid.scheme}; use float32, or grid.scheme: ngp"
+            f"{given}; use float32, or {instead}"
         )
-    if recipe.output.format == "tfrecord" and not counts and recipe.output.dtype == "auto":
+    if recipe.output.format != "tfrecord" or counts or recipe.output.dtype != "auto":
+        return
+    if grid.scheme == "ready":
         raise ValueError(
-            f"TFRecords hold int16 counts, as MLPerf HPC readers expect, and "
-            f"{recipe.grid.scheme} gives fractions; use grid.scheme: ngp, or say "
-            "output.dtype: float32 to write records that only this software reads"
+            "TFRecords hold int16 counts, as MLPerf HPC readers expect; say output.dtype: int16 "
+            "if the ready grids are counts, or output.dtype: float32 to write records that only "
+            "this software reads"
         )
+    raise ValueError(
+        f"TFRecords hold int16 counts, as MLPerf HPC readers expect, and "
+        f"{given} gives fractions; use {instead}, or say "
+        "output.dtype: float32 to write records that only this software reads"
+    )
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -11,7 +11,7 @@ from pipeline.errors import DatasetError
 from pipeline.ledger import LEDGER_FOLDER
 from pipeline.manifest import MANIFEST_NAME, Manifest, load
 from pipeline.readers import open_snapshot
-from pipeline.snapshot import ReadOptions, SnapshotHeader
+from pipeline.snapshot import ReadOptions, ReadyGrid, SnapshotHeader
 
 
 def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``kind`` is ``data set``, ``unfinished build``, ``recipe`` or ``snapshot``.
+        ``kind`` is ``data set``, ``unfinished build``, ``recipe``, ``snapshot`` or ``ready grid``.
 
     Raises
     ------
@@ -45,11 +45,17 @@ def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
         )
     if path.suffix in (".yaml", ".yml"):
         return _describe_recipe(path, load_recipe(path))
-    return describe_snapshot(open_snapshot(path, options).header)
+    snapshot = open_snapshot(path, options)
+    facts, epochs = describe_snapshot(snapshot.header), snapshot.epochs()
+    if len(epochs) > 1:
+        facts["redshifts of the file"] = [epoch.header.redshift for epoch in epochs]
+    return facts
 
 
 def describe_snapshot(header: SnapshotHeader) -> dict[str, Any]:
     """Facts of a snapshot's header."""
+    if header.grid is not None:
+        return _describe_grid(header, header.grid)
     side = round(header.n_particles ** (1 / 3))
     lattice = f" = {side}^3" if side**3 == header.n_particles else ""
     return {
@@ -66,6 +72,22 @@ def describe_snapshot(header: SnapshotHeader) -> dict[str, Any]:
     }
 
 
+def _describe_grid(header: SnapshotHeader, grid: ReadyGrid) -> dict[str, Any]:
+    return {
+        "kind": "ready grid",
+        "files": [str(f) for f in header.files],
+        "format": header.format,
+        "n_grid": grid.n_grid,
+        "cells hold": grid.quantity,
+        "mass assignment": grid.scheme,
+        "box size [Mpc/h]": header.box_size,
+        "redshift": header.redshift,
+        "Omega_m": header.Omega_m,
+        "h": header.h,
+        "parameters": dict(header.parameters) or None,
+    }
+
+
 def describe_dataset(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Facts of a finished data set."""
     layout = manifest.layout
@@ -77,6 +99,7 @@ def describe_dataset(path: Path, manifest: Manifest) -> dict[str, Any]:
         "samples": {name: split.samples for name, split in manifest.splits.items()},
         "universes": {name: len(split.universes) for name, split in manifest.splits.items()},
         "sample shape": list(layout.sample_shape),
+        "cells hold": layout.quantity,
         "mass assignment": layout.scheme,
         "n_grid": layout.n_grid,
         "sub-volumes a side": layout.subvolumes,

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import DatasetError
+from pipeline.units import Quantity
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Final = 1
@@ -66,16 +67,26 @@ class SnapshotRecord(_Record):
     box_size : float
         Comoving Mpc/h.
     n_particles : int
-        Particles read, which is also the mass put into the channel.
+        Particles read; of a ready grid of counts its sum, of densities 0 (not known).
+    mass : float
+        Sum of the channel's cells in stored units: n_particles for counts and
+        for masses (in units of their mean).
     mass_deviation : float
-        (sum over the channel - n_particles) / n_particles before rounding to
-        the stored type; 0 for NGP.
-    maximum, variance : float
-        Of the channel's cells: density in particles a cell.
+        Relative difference of the mass on the grid from that of the particles,
+        before rounding to the stored type: 0 for counts, that of the fixed-point
+        masses for masses, mean - 1 for ready densities.
+    maximum : float
+        Largest cell in stored units.
+    variance : float
+        Of the overdensity, cell / mean - 1.
     fingerprint : str
         Digest of sizes and sampled blocks of the input files.
     files : list of str
         Input files, relative to the input root where they are inside it.
+    particle_mass : float or None
+        Mass of all particles, 1e10 Msun/h, where masses were deposited.
+    scheme : str or None
+        Mass assignment that made a ready grid, if the file tells.
     """
 
     channel: int
@@ -83,11 +94,14 @@ class SnapshotRecord(_Record):
     redshift_wanted: float
     box_size: float
     n_particles: int
+    mass: float
     mass_deviation: float
     maximum: float
     variance: float
     fingerprint: str
     files: list[str]
+    particle_mass: float | None = None
+    scheme: str | None = None
 
 
 class Universe(_Record):
@@ -110,7 +124,10 @@ class Layout(_Record):
     dtype : str
         NumPy name of the stored type, e.g. ``uint16``.
     scheme : str
-        Mass assignment scheme; samples hold particles a cell.
+        Mass assignment scheme, or ``ready``: the input had grids.
+    quantity : {'counts', 'mass', 'density'}
+        What a cell holds: particles; mass in units of the mean mass of a
+        particle; density in units of the mean density.
     n_grid, subvolumes : int
         Cells a side of a whole cube, and sub-volumes a side.
     redshifts : list of float
@@ -129,6 +146,7 @@ class Layout(_Record):
     redshifts: list[float]
     samples_per_shard: int
     compression: str
+    quantity: Quantity = "counts"
 
 
 class Split(_Record):

@@ -9,18 +9,23 @@ so that no cube is computed twice and no shard is written by two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.config import Recipe
+from pipeline.errors import InputError
 from pipeline.manifest import SPLITS, SplitName
 from pipeline.split import assign_splits
 from pipeline.survey import SurveyedUniverse
+from pipeline.units import Quantity
 
 CHUNK_BYTES = 48 << 20
 """Upper bound of a reader's chunk: 2^20 float64 positions and a copy."""
+
+MASS_CHUNK_BYTES = 40 << 20
+"""Masses of the chunk's particles as read, checked and as integers."""
 
 WORKER_BASE_BYTES = 300 << 20
 """An idle worker process: Python, NumPy, numba and Dask."""
@@ -60,6 +65,11 @@ class Plan:
     tasks: tuple[ShardTask, ...]
 
     @property
+    def quantity(self) -> Quantity:
+        """What the cells hold."""
+        return _quantity((u for members in self.splits.values() for u in members), self.recipe)
+
+    @property
     def n_universes(self) -> int:
         """Universes over all splits."""
         return sum(len(universes) for universes in self.splits.values())
@@ -92,13 +102,15 @@ def sample_bytes(recipe: Recipe) -> int:
 def worker_memory(recipe: Recipe) -> int:
     """Upper bound of the memory of a worker that runs one task.
 
-    One int64 grid, one chunk of positions, one cube and one variant of it,
-    and the samples of the shard twice (raw and encoded).
+    One int64 grid, one chunk of positions (and masses), one cube and one variant of it,
+    and the samples of the shard twice (raw and encoded).  Ready grids go into the cube
+    a block at a time.
     """
-    grid = 8 * recipe.grid.n_grid**3
+    grid = 0 if recipe.grid.scheme == "ready" else 8 * recipe.grid.n_grid**3
+    masses = MASS_CHUNK_BYTES if recipe.grid.weight == "mass" else 0
     cube = sample_bytes(recipe) * recipe.split.subvolumes**3
     shard = sample_bytes(recipe) * recipe.output.samples_per_shard
-    return WORKER_BASE_BYTES + grid + CHUNK_BYTES + 2 * cube + 2 * shard
+    return WORKER_BASE_BYTES + grid + CHUNK_BYTES + masses + 2 * cube + 2 * shard
 
 
 def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
@@ -107,8 +119,10 @@ def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
     Raises
     ------
     InputError
-        If there are too few universes for the splits.
+        If there are too few universes for the splits, or ready grids hold
+        different quantities.
     """
+    _quantity(universes, recipe)
     parameters = {u.id: {name: u.parameters[name] for name in recipe.targets} for u in universes}
     assigned = assign_splits(parameters, recipe.split.fractions, recipe.split.seed)
     ordered = sorted(universes, key=lambda u: u.id)
@@ -118,6 +132,24 @@ def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
     splits = {name: members for name, members in splits.items() if members}
     tasks = [task for name in splits for task in _tasks(recipe, name, splits[name])]
     return Plan(recipe, splits, tuple(tasks))
+
+
+def _quantity(universes: Iterable[SurveyedUniverse], recipe: Recipe) -> Quantity:
+    """What the cells of all universes hold."""
+    if recipe.grid.scheme != "ready":
+        return "mass" if recipe.grid.weight == "mass" else "counts"
+    first: dict[Quantity, str] = {}
+    for universe in universes:
+        for channel in universe.channels:
+            if channel.header.grid is not None:
+                first.setdefault(channel.header.grid.quantity, channel.header.name)
+    if len(first) > 1:
+        shown = " and ".join(f"{name} {quantity}" for quantity, name in first.items())
+        raise InputError(
+            f"ready grids of one data set hold one quantity, but there are several: {shown}; "
+            "make a data set of each"
+        )
+    return next(iter(first), "density")
 
 
 def _tasks(

@@ -8,18 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import manifest as manifests
-from pipeline.config import Recipe, recipe_digest
+from pipeline.config import recipe_digest
 from pipeline.ledger import Entry
 from pipeline.manifest import File, Layout, Manifest, Split, SplitName
 from pipeline.plan import Plan
 from pipeline.shard_task import scaled_targets
 from pipeline.software import software_versions
 from pipeline.subvolume import subvolume_indices
+from pipeline.units import Quantity
 from pipeline.write.atomic import write_atomically
 from pipeline.write.shards import compression_label, digest, write_file
 from pipeline.write.zarr import DensityArray, SampleTable, codec_name, encode_group
 
 RECIPE_NAME = "recipe.yaml"
+
+UNITS: dict[Quantity, str] = {
+    "counts": "particles per cell",
+    "mass": "mean particle masses per cell",
+    "density": "mean densities",
+}
+"""The attribute ``units`` of the density array."""
 
 
 def publish(plan: Plan, entries: Iterable[Entry], output: Path) -> Manifest:
@@ -47,7 +55,7 @@ def publish(plan: Plan, entries: Iterable[Entry], output: Path) -> Manifest:
         name=recipe.name,
         recipe_digest=recipe_digest(recipe),
         software=software_versions(),
-        layout=_layout(recipe),
+        layout=_layout(plan),
         targets=recipe.targets,
         splits={name: _split(plan, name) for name in plan.splits},
         shards=[shard for entry in done for shard in entry.shards],
@@ -63,7 +71,8 @@ def _describe(output: Path, path: str) -> File:
     return File(path=path, bytes=len(data), digest=digest(data))
 
 
-def _layout(recipe: Recipe) -> Layout:
+def _layout(plan: Plan) -> Layout:
+    recipe = plan.recipe
     return Layout(
         format=recipe.output.format,
         sample_shape=recipe.sample_shape,
@@ -74,6 +83,7 @@ def _layout(recipe: Recipe) -> Layout:
         redshifts=list(recipe.grid.redshifts),
         samples_per_shard=recipe.output.samples_per_shard,
         compression=compression_label(recipe),
+        quantity=plan.quantity,
     )
 
 
@@ -110,6 +120,7 @@ def _write_group(plan: Plan, split: SplitName, output: Path) -> list[File]:
         recipe.dtype,
         recipe.output.samples_per_shard,
         codec_name(recipe.output.codec),
+        UNITS[plan.quantity],
     )
     encoded = encode_group(
         density, sample_table(plan, split), list(recipe.grid.redshifts), {"name": recipe.name}

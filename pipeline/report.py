@@ -100,7 +100,8 @@ def _cube_section(dataset: Path, manifest: Manifest) -> str:
     cube = universe_cube(dataset, manifest, universe.id)
     parameters = ", ".join(f"{n} = {universe.parameters[n]:.4g}" for n in manifest.targets)
     caption = (
-        f"Universe {universe.id} ({parameters}): slab of an eighth of the box, log(1 + counts)"
+        f"Universe {universe.id} ({parameters}): slab of an eighth of the box, "
+        f"log(1 + {manifest.layout.quantity})"
     )
     pictures = _image(slab_figure(cube, manifest), caption)
     return pictures + _image(

@@ -19,11 +19,20 @@ from pipeline.augment import variant
 from pipeline.config import Recipe
 from pipeline.deposit import get_scheme
 from pipeline.errors import CosmoflowError, SnapshotError
-from pipeline.field import ChannelStatistics, deposit_snapshot, measure, store_channel
+from pipeline.field import (
+    ChannelStatistics,
+    count_scale,
+    deposit_snapshot,
+    measure,
+    store_channel,
+)
 from pipeline.ledger import Entry
 from pipeline.manifest import SnapshotRecord, SplitName, Universe, scale_target
+from pipeline.mass_field import deposit_masses
 from pipeline.plan import ShardTask
 from pipeline.readers import open_snapshot
+from pipeline.ready_field import fill_ready
+from pipeline.snapshot import GridSnapshot, Snapshot
 from pipeline.subvolume import split_cube
 from pipeline.survey import ChannelInput, SurveyedUniverse
 from pipeline.write.shards import write_shard
@@ -147,23 +156,46 @@ def _make_channel(
     job: Job,
     clock: StageClock,
 ) -> SnapshotRecord:
-    """Deposit one snapshot into the channel ``cells`` of a cube."""
-    recipe = job.recipe
-    scheme = get_scheme(recipe.grid.scheme)
+    """Make the channel ``cells`` of a cube of one snapshot."""
     with clock.stage("read and deposit"):
-        snapshot = open_snapshot(channel.header.files, recipe.input.read_options())
-        if snapshot.header != channel.header:
-            raise SnapshotError(
-                f"{channel.header.name}: the header changed while the build ran; start it again"
-            )
-        grid = deposit_snapshot(snapshot, recipe.grid.n_grid, scheme, recipe.grid.origin)
-    with clock.stage("check"):
-        statistics = measure(grid, channel.header.n_particles, scheme)
-        try:
-            store_channel(grid, scheme, cells)
-        except SnapshotError as error:
-            raise SnapshotError(f"{channel.header.name}: {error}") from error
+        snapshot = _reopened(channel, job.recipe)
+    try:
+        if isinstance(snapshot, GridSnapshot):
+            with clock.stage("read and deposit"):
+                statistics = fill_ready(snapshot, cells)
+        else:
+            statistics = _fill(snapshot, job.recipe, cells, clock)
+    except SnapshotError as error:
+        if channel.header.name in str(error):
+            raise
+        raise SnapshotError(f"{channel.header.name}: {error}") from error
     return _record(channel, number, statistics, job.root)
+
+
+def _reopened(channel: ChannelInput, recipe: Recipe) -> Snapshot:
+    """The snapshot that was surveyed."""
+    header = channel.header
+    for snapshot in open_snapshot(header.files, recipe.input.read_options()).epochs():
+        if snapshot.header == header:
+            return snapshot
+    raise SnapshotError(f"{header.name}: the header changed while the build ran; start it again")
+
+
+def _fill(
+    snapshot: Snapshot, recipe: Recipe, cells: np.ndarray, clock: StageClock
+) -> ChannelStatistics:
+    """Deposit particles, or their masses, into the channel ``cells`` of a cube."""
+    scheme, n_particles = get_scheme(recipe.grid.scheme), snapshot.header.n_particles
+    arguments = (snapshot, recipe.grid.n_grid, scheme, recipe.grid.origin)
+    with clock.stage("read and deposit"):
+        if recipe.grid.weight == "mass":
+            grid, scale = deposit_masses(*arguments)
+        else:
+            grid, scale = deposit_snapshot(*arguments), count_scale(n_particles, scheme)
+    with clock.stage("check"):
+        statistics = measure(grid, n_particles, scale)
+        store_channel(grid, scale, cells)
+    return statistics
 
 
 def _record(
@@ -176,9 +208,12 @@ def _record(
         redshift_wanted=channel.redshift_wanted,
         box_size=header.box_size,
         n_particles=statistics.n_particles,
+        mass=statistics.mass,
         mass_deviation=statistics.mass_deviation,
         maximum=statistics.maximum,
         variance=statistics.variance,
+        particle_mass=statistics.particle_mass,
+        scheme=header.grid.scheme if header.grid else None,
         fingerprint=channel.fingerprint,
         files=[_relative(path, root) for path in header.files],
     )

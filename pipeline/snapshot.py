@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import SnapshotError
-from pipeline.units import LengthUnit, mean_matter_density
+from pipeline.units import LengthUnit, Quantity, mean_matter_density
 
 DARK_MATTER = 1
 """Gadget's particle type of (high-resolution) dark matter."""
@@ -46,6 +46,15 @@ class ReadOptions:
         Box side in comoving Mpc/h, in place of the header's.
     redshift, Omega_m, h : float or None
         In place of the header's.
+    override : bool
+        Whether box size, Omega_m and h may contradict what the header records.
+    redshift_pattern : str or None
+        Regular expression that finds the redshift in the name of a file
+        whose format does not record it.
+    positions : str or tuple of str or None
+        Array of positions, or the three arrays of x, y and z, in files of plain arrays.
+    masses : str or None
+        Array of masses in files of plain arrays, 1e10 Msun/h.
     """
 
     format: str = "auto"
@@ -55,6 +64,35 @@ class ReadOptions:
     redshift: float | None = None
     Omega_m: float | None = None
     h: float | None = None
+    override: bool = False
+    redshift_pattern: str | None = None
+    positions: str | tuple[str, str, str] | None = None
+    masses: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadyGrid:
+    """What is known of a grid that the files hold in place of particles.
+
+    Attributes
+    ----------
+    n_grid : int
+        Cells a side.
+    quantity : {'counts', 'density'}
+        Particles a cell, or density in units of its mean.
+    channel : int
+        Which grid of the file, where it holds several.
+    scheme : str or None
+        Mass assignment that made it, if the file tells.
+    mean_tolerance : float
+        Accepted ``|mean - 1|`` of densities.
+    """
+
+    n_grid: int
+    quantity: Quantity
+    channel: int = 0
+    scheme: str | None = None
+    mean_tolerance: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -72,7 +110,7 @@ class SnapshotHeader:
     redshift : float
         As the file records it, not as it was asked for.
     n_particles : int
-        Number of particles of the selected types, over all parts.
+        Number of particles of the selected types, over all parts; 0 for a ready grid.
     length_unit : str
         Unit that the files were taken to be in.
     total_mass : float or None
@@ -80,6 +118,13 @@ class SnapshotHeader:
         does not tell without reading every particle.
     Omega_m, h : float or None
         Of the header, if it has them.
+    selected_mass : float or None
+        Mass of the particles of the selected types, in the unit of
+        ``iter_weighted``; None if the file does not tell without reading it.
+    grid : ReadyGrid or None
+        The files hold a grid instead of particles.
+    parameters : tuple of (str, float)
+        Cosmological parameters by name that the file records besides.
     """
 
     files: tuple[Path, ...]
@@ -91,6 +136,9 @@ class SnapshotHeader:
     total_mass: float | None = None
     Omega_m: float | None = None
     h: float | None = None
+    selected_mass: float | None = None
+    grid: ReadyGrid | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -128,6 +176,72 @@ class Snapshot(ABC):
             If a part is truncated or holds other numbers than its header says.
         """
 
+    def iter_weighted(
+        self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions and masses of the selected particles, chunk by chunk.
+
+        Parameters
+        ----------
+        chunk_particles : int
+            Most particles in one chunk; peak memory is a small multiple of it.
+
+        Yields
+        ------
+        positions : numpy.ndarray
+            As :meth:`iter_positions`, in the same order.
+        masses : numpy.ndarray
+            ``(n,)`` float64, 1e10 Msun/h, as the file has them: not checked.
+
+        Raises
+        ------
+        SnapshotError
+            If the format gives no masses, or as :meth:`iter_positions`.
+        """
+        raise SnapshotError(
+            f"{self.header.name}: format {self.header.format} gives no masses; "
+            "set grid.weight: count in the recipe"
+        )
+
+    def epochs(self) -> tuple[Snapshot, ...]:
+        """Snapshots of all redshifts that the files hold; in most formats this one alone."""
+        return (self,)
+
+
+Place = tuple[slice, slice, slice]
+"""Where a block of a grid is, along x, y and z."""
+
+
+class GridSnapshot(Snapshot):
+    """An opened snapshot that holds a grid (``header.grid``) in place of particles."""
+
+    @abstractmethod
+    def iter_blocks(self) -> Iterator[tuple[Place, np.ndarray]]:
+        """The grid in bounded blocks, each cell once.
+
+        Yields
+        ------
+        place : tuple of slice
+            Where the block is along x, y and z.
+        block : numpy.ndarray
+            ``(nx, ny, nz)``: integers for counts, floats for densities.  The
+            array is valid until the next block.
+
+        Raises
+        ------
+        SnapshotError
+            If the content contradicts the format.
+        """
+
+    def iter_positions(
+        self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
+    ) -> Iterator[np.ndarray]:
+        """Refuse: there are no particles."""
+        raise SnapshotError(
+            f"{self.header.name}: holds a grid of {self.header.format}, expected particles; "
+            "set grid.scheme: ready in the recipe to take the grid as it is"
+        )
+
 
 def check_header(header: SnapshotHeader) -> None:
     """Refuse a header that no simulation would write.
@@ -148,7 +262,7 @@ def check_header(header: SnapshotHeader) -> None:
             f"{header.name}: the redshift is {header.redshift}, expected a number above -1; "
             "if the file does not record it, give input.redshift in the recipe"
         )
-    if header.n_particles <= 0:
+    if header.n_particles <= 0 and header.grid is None:
         raise SnapshotError(
             f"{header.name}: no particles of the chosen types; "
             "choose others with input.particle_types in the recipe"

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from pipeline.errors import InputError, OutputError
+from pipeline.parameter_table import Table, read_table
 from pipeline.readers import open_snapshot
 from pipeline.readers.discover import find_snapshots
 from pipeline.snapshot import ReadOptions, SnapshotHeader
-from pipeline.universes import Table, read_table
 from pipeline.write.atomic import write_atomically
 
 TARGET_NAMES = ("Omega_m", "sigma_8", "n_s", "H_0", "h", "Omega_b")
@@ -29,7 +29,7 @@ input:
   # particle_types: [dark_matter]
 grid:
   n_grid: {n_grid}              # cells a side of a whole cube
-  scheme: ngp                   # ngp, cic, tsc or pcs
+  scheme: {scheme}              # ngp, cic, tsc or pcs; ready: the files hold grids
   redshifts: {redshifts}        # the channels, in this order
 split:
   subvolumes: {subvolumes}      # sub-volumes a side: subvolumes^3 samples from each cube
@@ -116,6 +116,7 @@ def recipe_text(path: Path, found: Found | None, name: str) -> str:
         ),
         "target_names": ", ".join(_targets(found)),
         "n_grid": n_grid,
+        "scheme": "ready" if found and found.headers[0].grid else "ngp",
         "redshifts": _redshifts(found),
         "subvolumes": max(1, n_grid // 128),
         "targets": "\n".join(f"  {k}: [{lo:g}, {hi:g}]" for k, (lo, hi) in _targets(found).items()),
@@ -138,6 +139,8 @@ def _n_grid(found: Found | None) -> int:
     """Cells a side: as many as particles, a power of two, which keeps sub-volumes simple."""
     if found is None:
         return 512
+    if found.headers[0].grid is not None:
+        return found.headers[0].grid.n_grid
     side = found.headers[0].n_particles ** (1 / 3)
     return max(4, 1 << round(math.log2(side)))
 

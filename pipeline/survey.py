@@ -6,15 +6,20 @@ One universe is one call, so that a build can hand them to its workers and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, SnapshotError
+from pipeline.input_rules import FROM_HEADER, HEADER_PARAMETERS
 from pipeline.readers import open_snapshot
 from pipeline.readers.fingerprint import fingerprint
-from pipeline.snapshot import SnapshotHeader
-from pipeline.universes import UniverseInput
+from pipeline.snapshot import Snapshot, SnapshotHeader, check_header
+from pipeline.universes import UniverseInput, check_targets
+
+SAME_PARAMETER = 1e-6
+"""Relative difference of a parameter between the headers of one universe."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,12 @@ class SurveyedUniverse:
     id: str
     parameters: dict[str, float]
     channels: tuple[ChannelInput, ...]
+    unused: tuple[str, ...] = ()
+    """Snapshots that are there and serve for no channel, to show."""
 
     @property
     def n_particles(self) -> int:
-        """Particles over all channels."""
+        """Particles over all channels; those of ready grids are not known yet."""
         return sum(channel.header.n_particles for channel in self.channels)
 
 
@@ -59,19 +66,30 @@ def survey(universe: UniverseInput, recipe: Recipe) -> SurveyedUniverse:
         If a redshift of the recipe is not there.
     """
     options = recipe.input.read_options()
-    headers = [open_snapshot(f, options).header for f in universe.find(options.format)]
+    opened = [open_snapshot(files, options) for files in universe.find(options.format)]
+    snapshots = {s.header: s for snapshot in opened for s in snapshot.epochs()}
+    headers = list(snapshots)
     _check_one_box(universe, headers)
     chosen = [
         _closest(universe, headers, z, recipe.grid.redshift_tolerance)
         for z in recipe.grid.redshifts
     ]
     _check_distinct(universe, chosen)
+    for header in chosen:
+        check_header(header)
+        _check_kind(header, recipe)
+        _check_weight(snapshots[header], recipe)
     _check_omega_m(universe, chosen)
+    parameters = universe.parameters
+    if recipe.input.parameters == FROM_HEADER:
+        parameters = _recorded_parameters(universe, chosen)
+        check_targets(universe.id, parameters, recipe)
     channels = tuple(
         ChannelInput(z, header, fingerprint(header.files))
         for z, header in zip(recipe.grid.redshifts, chosen, strict=True)
     )
-    return SurveyedUniverse(universe.id, universe.parameters, channels)
+    unused = tuple(f"{h.name} (z = {h.redshift:.4g})" for h in headers if h not in chosen)
+    return SurveyedUniverse(universe.id, parameters, channels, unused)
 
 
 def try_survey(universe: UniverseInput, recipe: Recipe) -> SurveyedUniverse | Refusal:
@@ -104,12 +122,43 @@ def _closest(
 
 
 def _check_distinct(universe: UniverseInput, chosen: list[SnapshotHeader]) -> None:
-    if len({header.files for header in chosen}) < len(chosen):
+    if len({(h.files, h.grid.channel if h.grid else 0) for h in chosen}) < len(chosen):
         names = ", ".join(f"{h.name} (z = {h.redshift:.4g})" for h in chosen)
         raise InputError(
             f"universe {universe.id!r}: one snapshot would serve for two redshifts ({names}); "
             "lower grid.redshift_tolerance or change grid.redshifts"
         )
+
+
+def _check_kind(header: SnapshotHeader, recipe: Recipe) -> None:
+    """Particles are deposited, and ready grids are taken as they are."""
+    grid, wanted = header.grid, recipe.grid
+    if (grid is not None) != (wanted.scheme == "ready"):
+        found, advice = (
+            ("particles", "ngp, cic, tsc or pcs") if grid is None else ("a grid", "ready")
+        )
+        raise InputError(
+            f"{header.name}: holds {found}, but grid.scheme is {wanted.scheme}; "
+            f"set grid.scheme: {advice} in the recipe"
+        )
+    if grid is None:
+        return
+    if grid.n_grid != wanted.n_grid:
+        raise InputError(
+            f"{header.name}: its grid has {grid.n_grid} cells a side, grid.n_grid is "
+            f"{wanted.n_grid}; set grid.n_grid: {grid.n_grid} in the recipe"
+        )
+    if grid.quantity != "counts" and recipe.dtype != "float32":
+        raise InputError(
+            f"{header.name}: holds densities, which output.dtype {recipe.dtype} cannot; "
+            "set output.dtype: float32 in the recipe"
+        )
+
+
+def _check_weight(snapshot: Snapshot, recipe: Recipe) -> None:
+    """A format without masses is found before anything is built."""
+    if recipe.grid.weight == "mass":
+        next(snapshot.iter_weighted(1), None)
 
 
 def _check_one_box(universe: UniverseInput, headers: list[SnapshotHeader]) -> None:
@@ -130,8 +179,29 @@ def _check_omega_m(universe: UniverseInput, chosen: list[SnapshotHeader]) -> Non
         if listed and header.Omega_m and abs(header.Omega_m - listed) > 1e-3:
             raise InputError(
                 f"universe {universe.id!r} has Omega_m = {listed:g} in the parameter table, but "
-                f"{header.name} says {header.Omega_m:g}; check the table, or set input.Omega_m"
+                f"{header.name} says {header.Omega_m:g}; check the table"
             )
+
+
+def _recorded_parameters(universe: UniverseInput, chosen: list[SnapshotHeader]) -> dict[str, float]:
+    """Cosmology that the headers record, the same in all snapshots of a universe."""
+    first = _cosmology(chosen[0])
+    for header in chosen[1:]:
+        for name, value in _cosmology(header).items():
+            if not math.isclose(value, first.get(name, math.nan), rel_tol=SAME_PARAMETER):
+                raise InputError(
+                    f"universe {universe.id!r}: {header.name} records {name} = {value:g}, "
+                    f"{chosen[0].name} {first.get(name)}; one universe has one cosmology"
+                )
+    return first
+
+
+def _cosmology(header: SnapshotHeader) -> dict[str, float]:
+    """:data:`HEADER_PARAMETERS` that a header records, and what else the file does."""
+    H_0 = None if header.h is None else 100 * header.h
+    values = zip(HEADER_PARAMETERS, (header.Omega_m, header.h, H_0), strict=True)
+    recorded = {name: value for name, value in values if value is not None}
+    return recorded | dict(header.parameters)
 
 
 def check_duplicates(universes: list[SurveyedUniverse]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -55,7 +56,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     for number, column in enumerate(columns):
         result.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(escape, row))  # ids are the user's, and may look like markup
     return result
 
 

@@ -11,6 +11,9 @@ from typing import Literal
 LengthUnit = Literal["kpc/h", "Mpc/h", "kpc", "Mpc", "box"]
 """Comoving length units that a snapshot may be written in; ``box`` is the box side."""
 
+Quantity = Literal["counts", "mass", "density"]
+"""What cells hold: particles; mass in units of the mean particle mass; density over its mean."""
+
 CM_PER_MPC = 3.0856775814913673e24
 """Centimetres in a megaparsec (IAU 2015 Resolution B2)."""
 

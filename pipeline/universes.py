@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterable, Sequence
+import glob
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.errors import InputError, SnapshotError
-from pipeline.readers.discover import find_snapshots
-
-Table = dict[str, dict[str, str]]
-"""Rows of a CSV table by id."""
+from pipeline.input_rules import FROM_HEADER, is_universe_table
+from pipeline.parameter_table import ParameterTable, open_table, some
+from pipeline.places import Place, find_places, named_parameters
+from pipeline.readers.discover import DEFAULT_PATTERN, find_snapshots
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,22 @@ class UniverseInput:
     Attributes
     ----------
     id : str
-        Folder name, or the table's id.
+        Name of its folder or file, what ``input.id_pattern`` finds, or the table's id.
     folder : Path
         Where its files are.
-    pattern : str or None
-        Glob of its snapshots inside the folder; None: all files that are snapshots.
+    patterns : tuple of str
+        Globs of its snapshots inside the folder; none: all files that are snapshots.
     parameters : dict
-        All numeric parameters that the table has, physical values.
+        All numeric parameters, physical values; empty if its snapshots record them.
+    files : tuple of Path
+        Files of its snapshots, where the input names files and not a folder.
     """
 
     id: str
     folder: Path
-    pattern: str | None
+    patterns: tuple[str, ...]
     parameters: dict[str, float]
+    files: tuple[Path, ...] = ()
 
     def find(self, format: str = "auto") -> list[tuple[Path, ...]]:
         """Snapshots of this universe, each as the tuple of its parts.
@@ -45,14 +48,24 @@ class UniverseInput:
         SnapshotError
             If there is none, or a multi-file snapshot is not complete.
         """
-        pattern, strict = self.pattern or "**/*", self.pattern is not None
-        found = find_snapshots(self.folder, pattern, format, strict=strict)
+        strict = bool(self.patterns or self.files)
+        found = {
+            parts
+            for folder, pattern in self._sources()
+            for parts in find_snapshots(folder, pattern, format, strict=strict)
+        }
         if not found:
+            shown = ", ".join(self.patterns) or DEFAULT_PATTERN
             raise SnapshotError(
-                f"{self.folder}: universe {self.id!r} has no snapshot matching {pattern!r}; "
+                f"{self.folder}: universe {self.id!r} has no snapshot matching {shown!r}; "
                 "check input.snapshots and input.format in the recipe"
             )
-        return found
+        return sorted(found)
+
+    def _sources(self) -> list[tuple[Path, str]]:
+        if self.files:
+            return [(path.parent, glob.escape(path.name)) for path in self.files]
+        return [(self.folder, pattern) for pattern in self.patterns or (DEFAULT_PATTERN,)]
 
 
 def list_universes(recipe: Recipe, root: Path) -> list[UniverseInput]:
@@ -70,145 +83,116 @@ def list_universes(recipe: Recipe, root: Path) -> list[UniverseInput]:
         If there are none, a table is not readable, or a universe has no
         parameters or lacks a target.
     """
-    if recipe.input.universes.endswith(".csv"):
-        universes = _from_table(recipe, root)
+    if is_universe_table(recipe.input.universes):
+        universes = _from_table(recipe, root / str(recipe.input.universes), root)
     else:
-        universes = _from_folders(recipe, root)
-    _check_targets(universes, recipe)
+        universes = _from_places(recipe, root)
+    if recipe.input.parameters != FROM_HEADER:
+        for universe in universes:
+            check_targets(universe.id, universe.parameters, recipe)
     return sorted(universes, key=lambda u: u.id)
 
 
-def _from_folders(recipe: Recipe, root: Path) -> list[UniverseInput]:
-    folders = [p for p in _glob(root, recipe.input.universes) if p.is_dir()]
-    if not folders:
-        raise InputError(
-            f"{root / recipe.input.universes}: no folder matches input.universes; "
-            "each universe is expected to be a folder"
-        )
-    ids = [folder.name for folder in folders]
-    _check_unique(ids, str(root / recipe.input.universes))
-    if recipe.input.parameters is None:
-        raise InputError(
-            "input.parameters is missing: name the CSV table (columns id, "
-            f"{', '.join(recipe.targets)}) that holds the parameters of the universes"
-        )
-    path = root / recipe.input.parameters
-    table = read_table(path)
-    return [
-        UniverseInput(folder.name, folder, recipe.input.snapshots, _parameters(table, name, path))
-        for name, folder in zip(ids, folders, strict=True)
-    ]
-
-
-def _from_table(recipe: Recipe, root: Path) -> list[UniverseInput]:
-    path = root / recipe.input.universes
-    table = read_table(path)
-    parameters_path = root / (recipe.input.parameters or recipe.input.universes)
-    parameters = read_table(parameters_path)
-    return [
-        UniverseInput(
-            name,
-            path.parent,
-            _files_inside(row, path),
-            _parameters(parameters, name, parameters_path),
-        )
-        for name, row in table.items()
-    ]
-
-
-def _files_inside(row: dict[str, str], path: Path) -> str:
-    pattern = row.get("files", "")
-    if not pattern:
-        raise InputError(f"{path}: universe {row['id']!r} has nothing in the column 'files'")
-    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise InputError(
-            f"{path}: files of universe {row['id']!r} ({pattern}) lead out of the table's folder; "
-            "give paths relative to the table and below it"
-        )
-    return pattern
-
-
-def _glob(root: Path, pattern: str) -> list[Path]:
-    base = Path(pattern)
-    if base.is_absolute():
-        anchor = Path(base.anchor)
-        return sorted(anchor.glob(str(base.relative_to(anchor))))
-    return sorted(root.glob(pattern))
-
-
-def read_table(path: Path) -> Table:
-    """CSV table with a column ``id``, one row a universe.
+def check_targets(universe: str, parameters: dict[str, float], recipe: Recipe) -> None:
+    """Refuse a universe that lacks a target, or has one outside of its range.
 
     Raises
     ------
     InputError
-        If it cannot be read, has no ``id`` column, or an id stands twice.
+        Naming the universe, the parameter, and what is there.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: the table cannot be read: {error}") from error
-    if not rows or "id" not in rows[0]:
+    for name, (low, high) in recipe.targets.items():
+        if name not in parameters:
+            raise InputError(
+                f"universe {universe!r} has no parameter {name!r} (has "
+                f"{some(parameters) or 'none'}); targets in the recipe must be "
+                f"{_where(recipe)}"
+            )
+        value = parameters[name]
+        if not low <= value <= high:
+            raise InputError(
+                f"universe {universe!r} has {name} = {value:g}, outside the range "
+                f"[{low:g}, {high:g}] of targets in the recipe; widen the range"
+            )
+
+
+def _where(recipe: Recipe) -> str:
+    if recipe.input.parameters == FROM_HEADER:
+        return "recorded in the snapshots' headers"
+    if recipe.input.parameters_pattern is not None:
+        return "groups of input.parameters_pattern"
+    return "columns of the parameter table"
+
+
+def _from_places(recipe: Recipe, root: Path) -> list[UniverseInput]:
+    places = find_places(recipe.input.universes, root, recipe.input.id_pattern)
+    if any(place.files for place in places) and recipe.input.snapshots:
         raise InputError(
-            f"{path}: expected a CSV table with a first line of names, 'id' among them"
+            f"{places[0].folder}: input.universes names files, so input.snapshots "
+            f"({recipe.input.snapshots}), which chooses files inside a folder, serves for "
+            "nothing; remove it"
         )
-    ids = [row["id"] for row in rows]
-    _check_unique(ids, str(path))
-    return dict(zip(ids, rows, strict=True))
+    patterns = () if recipe.input.snapshots is None else (recipe.input.snapshots,)
+    parameters = _parameters_of(places, recipe, root)
+    return [
+        UniverseInput(place.id, place.folder, patterns, parameters[place.id], place.files)
+        for place in places
+    ]
 
 
-def _check_unique(ids: Sequence[str], where: str) -> None:
-    twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise InputError(f"{where}: universe {twice[0]!r} stands twice; ids must be unique")
-
-
-def _parameters(table: Table, universe: str, path: Path) -> dict[str, float]:
-    if universe not in table:
+def _parameters_of(places: list[Place], recipe: Recipe, root: Path) -> dict[str, dict[str, float]]:
+    """Parameters by id, from where the recipe says."""
+    if recipe.input.parameters == FROM_HEADER:
+        return {place.id: {} for place in places}
+    pattern = recipe.input.parameters_pattern
+    if pattern is not None:
+        return {place.id: named_parameters(place, pattern, root) for place in places}
+    if recipe.input.parameters is None:
         raise InputError(
-            f"{path}: no row for universe {universe!r} (has {_some(table)}); "
-            "every universe needs its parameters"
+            "input.parameters is missing: name the CSV table (columns id, "
+            f"{', '.join(recipe.targets)}) that holds the parameters of the universes, or set "
+            "input.parameters: header if the snapshots record them, or input.parameters_pattern"
         )
-    row = table[universe]
-    return {
-        name: _number(text, path, universe, name)
-        for name, text in row.items()
-        if name not in (None, "id", "files") and (text or "").strip()
-    }
+    table = open_table(root / recipe.input.parameters, recipe.input.parameter_names or ())
+    return {place.id: table.parameters(place.id) for place in places}
 
 
-def _number(text: str, path: Path, universe: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(
-            f"{path}: {name} of universe {universe!r} is {text!r}, expected a finite number"
+def _from_table(recipe: Recipe, path: Path, root: Path) -> list[UniverseInput]:
+    table = open_table(path)
+    parameters = table
+    if recipe.input.parameters not in (None, FROM_HEADER):
+        parameters = open_table(
+            root / str(recipe.input.parameters), recipe.input.parameter_names or ()
         )
-    return value
+    from_header = recipe.input.parameters == FROM_HEADER
+    return [
+        UniverseInput(
+            name,
+            path.parent,
+            _files_inside(table, name),
+            {} if from_header else parameters.parameters(name),
+        )
+        for name in table.rows
+    ]
 
 
-def _some(names: Iterable[str], most: int = 3) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:most]) + (
-        f" and {len(ordered) - most} more" if ordered[most:] else ""
-    )
+def _files_inside(table: ParameterTable, universe: str) -> tuple[str, ...]:
+    """Globs of a universe's files: a list in YAML, separated by semicolons in CSV."""
+    cell = table.rows[universe].get("files")
+    patterns = tuple(_texts(cell))
+    if not patterns:
+        raise InputError(f"{table.path}: universe {universe!r} has nothing in the column 'files'")
+    for pattern in patterns:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise InputError(
+                f"{table.path}: files of universe {universe!r} ({pattern}) lead out of the "
+                "table's folder; give paths relative to the table and below it"
+            )
+    return patterns
 
 
-def _check_targets(universes: list[UniverseInput], recipe: Recipe) -> None:
-    for universe in universes:
-        for name, (low, high) in recipe.targets.items():
-            if name not in universe.parameters:
-                raise InputError(
-                    f"universe {universe.id!r} has no parameter {name!r} (has "
-                    f"{_some(universe.parameters)}); targets in the recipe must be columns of "
-                    "the parameter table"
-                )
-            value = universe.parameters[name]
-            if not low <= value <= high:
-                raise InputError(
-                    f"universe {universe.id!r} has {name} = {value:g}, outside the range "
-                    f"[{low:g}, {high:g}] of targets in the recipe; widen the range"
-                )
+def _texts(cell: Any) -> Iterable[str]:
+    items = cell.split(";") if isinstance(cell, str) else cell
+    if not isinstance(items, list):
+        return []
+    return [item.strip() for item in items if isinstance(item, str) and item.strip()]

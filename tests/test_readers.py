@@ -376,11 +376,11 @@ def test_other_files_are_not_recognised(tmp_path, content):
     assert sniff(path) is None
 
 
-def test_swift_and_catalogues_are_not_recognised(tmp_path):
+def test_swift_and_catalogues_are_not_taken_for_gadget(tmp_path):
     [swift] = write_gadget_hdf5(tmp_path / "swift.hdf5", random_positions())
     with h5py.File(swift, "a") as file:
         file["Header"].attrs["Code"] = np.bytes_(b"SWIFT")
-    assert sniff(swift) is None
+    assert sniff(swift).name == "swift"
     with h5py.File(tmp_path / "fof.hdf5", "w") as file:
         file.create_group("Header").attrs["Ngroups_ThisFile"] = 3
     assert sniff(tmp_path / "fof.hdf5") is None
@@ -388,7 +388,7 @@ def test_swift_and_catalogues_are_not_recognised(tmp_path):
     with h5py.File(units, "a") as file:
         file.create_group("Cosmology")
         file["Units"].attrs["Unit length in cgs (U_L)"] = [3.08e24]
-    assert sniff(units) is None
+    assert sniff(units).name == "swift"
     assert not get_reader("gadget_hdf5").sniff(tmp_path)
     assert not get_reader("gadget_binary").sniff(tmp_path / "absent")
 

@@ -36,7 +36,7 @@ def test_gadget4_multi_file_with_four_redshifts(
     )
     recipe = write_recipe(
         tmp_path,
-        input={"universes": str(folder), "parameters": "table.csv"},
+        input={"universes": [str(folder)], "parameters": "table.csv"},
         grid={"n_grid": 32, "scheme": "tsc", "redshifts": [0.0, 0.5, 1.5, 3.0]},
         split__fractions={"train": 1.0},
         output__samples_per_shard=8,

@@ -22,18 +22,27 @@ def window(scheme: str, s: np.ndarray) -> np.ndarray:
 
 
 def deposit_reference(
-    positions: np.ndarray, n_grid: int, box_size: float, scheme: str, origin: str = "cell"
+    positions: np.ndarray,
+    n_grid: int,
+    box_size: float,
+    scheme: str,
+    origin: str = "cell",
+    *,
+    masses: np.ndarray | float = 1.0,
 ) -> np.ndarray:
-    """Particles a cell, ``(n_grid, n_grid, n_grid)`` float64; arguments as ``deposit``."""
+    """Particles (or their masses) a cell, ``(n_grid, n_grid, n_grid)`` float64.
+
+    Arguments as ``deposit``; ``masses`` has one number, or one a particle.
+    """
     offset = -0.5 if origin == "cell" else 0.0
     t = np.asarray(positions, np.float64) * (n_grid / box_size) + offset
     grid = np.zeros((n_grid,) * 3)
     if scheme == "ngp":
         cells = np.floor(t + 0.5).astype(np.int64) % n_grid
-        np.add.at(grid, tuple(cells.T), 1.0)
+        np.add.at(grid, tuple(cells.T), masses)
         return grid
     for shift in itertools.product(range(-2, 4), repeat=3):
         cells = np.floor(t).astype(np.int64) + np.array(shift)
-        mass = window(scheme, np.abs(t - cells)).prod(axis=1)
+        mass = masses * window(scheme, np.abs(t - cells)).prod(axis=1)
         np.add.at(grid, tuple((cells % n_grid).T), mass)
     return grid

@@ -1,8 +1,9 @@
 """The table of mass assignment schemes and the one call that deposits a chunk.
 
-Mass accumulates in integers: one particle is :data:`UNIT` (NGP: 1), so that
-the sum does not depend on the order of chunks, threads or workers, and the
-mass of a whole box is exact to the last unit.
+Mass accumulates in integers: one particle is :data:`UNIT` (NGP: 1), or where
+particles have masses a number of mass units (``masses``), so that the sum does
+not depend on the order of chunks, threads or workers, and the mass of a whole
+box is exact to the last unit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ UNIT = kernels.UNIT
 """Fixed-point mass of one particle in the cloud schemes: 2^32."""
 
 Kernel = Callable[[np.ndarray, np.ndarray, float, float], int]
+WeightedKernel = Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], int]
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,25 @@ class Scheme:
         ``kernel(positions, grid, cells_per_length, offset)`` adds the
         particles to the int64 grid and returns how many had a position that
         is not finite (those are not added).
+    weighted_kernel : callable
+        ``weighted_kernel(positions, amounts, grid, cells_per_length, offset)``,
+        where each particle adds its int64 amount in place of ``unit``.
     """
 
     name: str
     support: int
     unit: int
     kernel: Kernel
+    weighted_kernel: WeightedKernel
 
 
 _schemes: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("ngp", 1, 1, kernels.ngp),
-        Scheme("cic", 2, UNIT, kernels.cic),
-        Scheme("tsc", 3, UNIT, kernels.tsc),
-        Scheme("pcs", 4, UNIT, kernels.pcs),
+        Scheme("ngp", 1, 1, kernels.ngp, kernels.ngp_weighted),
+        Scheme("cic", 2, UNIT, kernels.cic, kernels.cic_weighted),
+        Scheme("tsc", 3, UNIT, kernels.tsc, kernels.tsc_weighted),
+        Scheme("pcs", 4, UNIT, kernels.pcs, kernels.pcs_weighted),
     )
 }
 
@@ -95,6 +101,38 @@ def deposit(
     int
         Number of particles left out because a coordinate is not finite.
     """
-    cells_per_length = grid.shape[0] / box_size
-    offset = -0.5 if origin == "cell" else 0.0
-    return int(scheme.kernel(positions, grid, cells_per_length, offset))
+    return int(scheme.kernel(positions, grid, *_placing(grid, box_size, origin)))
+
+
+def deposit_weighted(
+    positions: np.ndarray,
+    amounts: np.ndarray,
+    grid: np.ndarray,
+    box_size: float,
+    scheme: Scheme,
+    *,
+    origin: str = "cell",
+) -> int:
+    """Add particles with amounts of their own to a periodic grid.
+
+    Parameters
+    ----------
+    positions, grid, box_size, scheme, origin
+        As for :func:`deposit`.
+    amounts : numpy.ndarray
+        ``(n_particles,)`` int64, none negative, below 2^62 in all.  Each
+        particle adds exactly its amount; amounts of less than 4096 are
+        rounded down in all cells but one.
+
+    Returns
+    -------
+    int
+        Number of particles left out because a coordinate is not finite.
+    """
+    placing = _placing(grid, box_size, origin)
+    return int(scheme.weighted_kernel(positions, amounts, grid, *placing))
+
+
+def _placing(grid: np.ndarray, box_size: float, origin: str) -> tuple[float, float]:
+    """Cells a length, and the offset of the grid points in cells."""
+    return grid.shape[0] / box_size, -0.5 if origin == "cell" else 0.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import SnapshotError
-from pipeline.readers.registry import Reader, get_reader, reader_for, sniff
+from pipeline.readers.registry import Reader, entry_file, get_reader, reader_for, sniff
 
 DEFAULT_PATTERN = "**/*"
 
@@ -52,8 +52,9 @@ def find_snapshots(
             continue
         parts = reader.parts(path)
         _check_inside(folder, parts)
+        if not listed.issuperset(parts):  # as the virtual file over parts that were found
+            snapshots.append(parts)
         listed.update(parts)
-        snapshots.append(parts)
     return sorted(snapshots)
 
 
@@ -66,7 +67,7 @@ def _matches(folder: Path, pattern: str, strict: bool) -> Iterator[Path]:
         raise SnapshotError(
             f"{pattern!r} is not a file pattern relative to {folder} ({error})"
         ) from error
-    for path in matches:
+    for path in map(entry_file, matches):
         if path.is_dir() or not (path.is_file() or strict):
             continue
         if _is_inside(folder, path):

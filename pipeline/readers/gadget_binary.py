@@ -16,21 +16,25 @@ from pipeline.readers.gadget_header import (
     PartHeader,
     assemble,
     check_complete,
+    mass_factor,
     selected_types,
     table_mass,
     with_high_words,
 )
 from pipeline.readers.multifile import find_parts
+from pipeline.readers.raw_positions import RawPositions
 from pipeline.readers.reach import check_reach
 from pipeline.readers.records import Record, read_exactly, walk_records
 from pipeline.readers.registry import register
-from pipeline.readers.scaled import scaled
 from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, Snapshot, SnapshotHeader
 
 N_TYPES = 6
 HEADER_BYTES = 256
 NAME_BYTES = 8
 """Record of SnapFormat 2 before each block: four letters and the block's length."""
+
+_ORDER = ("HEAD", "POS", "VEL", "ID", "MASS")
+"""Blocks of SnapFormat 1 by their place; MASS only where particles have masses of their own."""
 
 _HEADER = "6I6d2d2i6I2i4d2i6I64x"
 _FIRST_MARKERS = {
@@ -42,11 +46,18 @@ _FIRST_MARKERS = {
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: its header, and where and what its positions are."""
+    """One file: its header, where and what its positions are, and where its masses are."""
 
     header: PartHeader
     start: int
     dtype: np.dtype
+    masses: Record | None = None
+
+    @property
+    def weighed(self) -> tuple[int, ...]:
+        """Particles of each type that have masses of their own."""
+        pairs = zip(self.header.counts, self.header.mass_table, strict=True)
+        return tuple(0 if mass else count for count, mass in pairs)
 
 
 class GadgetBinarySnapshot(Snapshot):
@@ -58,11 +69,13 @@ class GadgetBinarySnapshot(Snapshot):
         parts: Sequence[_Part],
         particle_types: Sequence[int],
         factor: float,
+        mass_factor: float = 1.0,
     ) -> None:
         super().__init__(header)
         self._parts = tuple(parts)
         self._types = selected_types(N_TYPES, particle_types)
         self._factor = factor
+        self._mass_factor = mass_factor
 
     def iter_positions(
         self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
@@ -71,7 +84,20 @@ class GadgetBinarySnapshot(Snapshot):
         if chunk_particles < 1:
             raise ValueError(f"chunk_particles is {chunk_particles}, expected at least 1")
         for part in self._parts:
-            yield from scaled(_iter_part(part, self._types, chunk_particles), self._factor)
+            yield from _iter_part(part, self._types, chunk_particles, self._factor)
+
+    def iter_weighted(
+        self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions and masses: the mass table's, or the block MASS where that is 0."""
+        if chunk_particles < 1:
+            raise ValueError(f"chunk_particles is {chunk_particles}, expected at least 1")
+        for part in self._parts:
+            for t in self._types:
+                chunks = _iter_part(part, (t,), chunk_particles, self._factor)
+                masses = _Masses(part, t)
+                for positions in chunks:
+                    yield positions, masses.read(len(positions)) * self._mass_factor
 
 
 class GadgetBinaryReader:
@@ -101,8 +127,12 @@ class GadgetBinaryReader:
         headers = [_read_header(path) for path in files]
         check_complete(headers)
         parts = [_scan(header) for header in headers]
-        header, factor = assemble(headers, self.name, options, table_mass(headers))
-        snapshot = GadgetBinarySnapshot(header, parts, options.particle_types, factor)
+        mass = table_mass(headers)
+        chosen = table_mass(headers, options.particle_types)
+        header, factor = assemble(headers, self.name, options, mass, chosen)
+        snapshot = GadgetBinarySnapshot(
+            header, parts, options.particle_types, factor, mass_factor(header.total_mass, mass)
+        )
         check_reach(snapshot, options)
         return snapshot
 
@@ -138,7 +168,7 @@ def _blocks(stream: FileIO, path: Path) -> Iterator[tuple[str, Record]]:
     records = walk_records(stream, byte_order, path)
     for i, record in enumerate(records):
         if not named:
-            yield ("HEAD", "POS")[i] if i < 2 else "", record
+            yield _ORDER[i] if i < len(_ORDER) else "", record
             continue
         name = _block_name(stream, record, path)
         block = next(records, None)
@@ -193,7 +223,8 @@ def _scan(header: PartHeader) -> _Part:
     path = header.path
     with _open(path) as stream:
         byte_order, _ = _layout(stream, path)
-        found = [record for name, record in _blocks(stream, path) if name == "POS"]
+        blocks = list(_blocks(stream, path))
+    found = [record for name, record in blocks if name == "POS"]
     if not header.n_particles:
         return _Part(header, 0, np.dtype(f"{byte_order}f4"))
     if len(found) != 1:
@@ -205,34 +236,70 @@ def _scan(header: PartHeader) -> _Part:
             f"{12 * header.n_particles} (float32) or {24 * header.n_particles} (float64) for the "
             f"{header.n_particles} particles of its header; the file is damaged: copy it again"
         )
-    return _Part(header, found[0].start, np.dtype(f"{byte_order}f{item_bytes}"))
+    masses = next((record for name, record in blocks if name == "MASS"), None)
+    return _Part(header, found[0].start, np.dtype(f"{byte_order}f{item_bytes}"), masses)
 
 
-def _iter_part(part: _Part, types: Sequence[int], chunk_particles: int) -> Iterator[np.ndarray]:
-    """Positions of the chosen types of one file, in the file's unit, native byte order."""
-    counts = part.header.counts
-    rows = min(chunk_particles, max((counts[t] for t in types), default=0))
-    buffer = np.empty((rows, 3), part.dtype.newbyteorder("="))
-    with _open(part.header.path) as stream:
-        for t in types:
-            first = sum(counts[:t])
-            for begin in range(first, first + counts[t], rows or 1):
-                positions = buffer[: min(rows, first + counts[t] - begin)]
-                stream.seek(part.start + begin * 3 * part.dtype.itemsize)
-                _fill(stream, positions, part.header.path)
-                if not part.dtype.isnative:
-                    positions.byteswap(inplace=True)
-                yield positions
+class _Masses:
+    """Masses of one type in one file, read in the order of its particles.
+
+    Attributes
+    ----------
+    part : _Part
+    type : int
+    """
+
+    def __init__(self, part: _Part, particle_type: int) -> None:
+        self.part, self.type = part, particle_type
+        self._done = sum(part.weighed[:particle_type])
+
+    def read(self, n: int) -> np.ndarray:
+        """``(n,)`` float64 masses of the next ``n`` particles, in the file's unit."""
+        each = self.part.header.mass_table[self.type]
+        if each:
+            return np.full(n, each)
+        record, path = self.part.masses, self.part.header.path
+        dtype = self._dtype(record)
+        stored = np.empty(n, dtype)
+        with _open(path) as stream:
+            stream.seek((record.start if record else 0) + self._done * dtype.itemsize)
+            _fill(stream, stored, path)
+        self._done += n
+        return stored.astype(np.float64)
+
+    def _dtype(self, record: Record | None) -> np.dtype:
+        """Type of the stored masses, by the size of their block."""
+        own, size = sum(self.part.weighed), 0 if record is None else record.size
+        item_bytes, remainder = divmod(size, own)
+        if remainder or item_bytes not in (4, 8):
+            raise SnapshotError(
+                f"{self.part.header.path}: its block of masses (MASS) takes {size} bytes, "
+                f"expected {4 * own} (float32) or {8 * own} (float64) for the {own} particles "
+                "without a mass in the header; the file is damaged or of another code: set "
+                "grid.weight: count, or choose others with input.particle_types"
+            )
+        return np.dtype(f"{self.part.dtype.str[0]}f{item_bytes}")
 
 
-def _fill(stream: FileIO, positions: np.ndarray, path: Path) -> None:
-    view = positions.data.cast("B")
+def _iter_part(
+    part: _Part, types: Sequence[int], chunk_particles: int, factor: float
+) -> Iterator[np.ndarray]:
+    """Positions of the chosen types of one file, times ``factor``, native byte order."""
+    counts, row_bytes = part.header.counts, 3 * part.dtype.itemsize
+    for t in types:
+        start = part.start + sum(counts[:t]) * row_bytes
+        stored = RawPositions(part.header.path, start, counts[t], part.dtype, factor)
+        yield from stored.chunks(chunk_particles)
+
+
+def _fill(stream: FileIO, numbers: np.ndarray, path: Path) -> None:
+    view = numbers.reshape(-1).view(np.uint8).data
     filled = 0
     while filled < len(view):  # one read returns at most 2 GiB, less on some file systems
         n = stream.readinto(view[filled:])
         if not n:
             raise SnapshotError(
                 f"{path}: truncated while it was read: expected {len(view)} more bytes of "
-                f"positions, found {filled}; it was complete when it was opened"
+                f"a block, found {filled}; it was complete when it was opened"
             )
         filled += n

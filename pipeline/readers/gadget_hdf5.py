@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -13,10 +14,12 @@ from pipeline.readers.gadget_header import (
     PartHeader,
     assemble,
     check_complete,
+    mass_factor,
     selected_types,
     table_mass,
     with_high_words,
 )
+from pipeline.readers.hdf5_chunks import aligned, iter_rows
 from pipeline.readers.hdf5_safe import (
     child,
     float_dataset,
@@ -28,7 +31,6 @@ from pipeline.readers.hdf5_safe import (
 from pipeline.readers.multifile import find_parts
 from pipeline.readers.reach import check_reach
 from pipeline.readers.registry import register
-from pipeline.readers.scaled import scaled
 from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, Snapshot, SnapshotHeader
 
 _COUNTS = "NumPart_ThisFile"
@@ -61,11 +63,13 @@ class GadgetHdf5Snapshot(Snapshot):
         parts: Sequence[PartHeader],
         particle_types: Sequence[int],
         factor: float,
+        mass_factor: float = 1.0,
     ) -> None:
         super().__init__(header)
         self._parts = tuple(parts)
         self._types = selected_types(len(parts[0].counts), particle_types)
         self._factor = factor
+        self._mass_factor = mass_factor
 
     def iter_positions(
         self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
@@ -74,7 +78,18 @@ class GadgetHdf5Snapshot(Snapshot):
         if chunk_particles < 1:
             raise ValueError(f"chunk_particles is {chunk_particles}, expected at least 1")
         for part in self._parts:
-            yield from scaled(_iter_part(part, self._types, chunk_particles), self._factor)
+            for rows in _iter_rows(part, self._types, chunk_particles, self._factor):
+                yield rows.positions
+
+    def iter_weighted(
+        self, chunk_particles: int = DEFAULT_CHUNK_PARTICLES
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions and masses: the mass table's, or ``Masses`` where that is 0."""
+        if chunk_particles < 1:
+            raise ValueError(f"chunk_particles is {chunk_particles}, expected at least 1")
+        for part in self._parts:
+            for rows in _iter_rows(part, self._types, chunk_particles, self._factor):
+                yield rows.positions, rows.masses(part) * (part.unit_mass * self._mass_factor)
 
 
 class GadgetHdf5Reader:
@@ -113,8 +128,14 @@ class GadgetHdf5Reader:
         types = selected_types(len(parts[0].counts), options.particle_types)
         for part in parts:
             _check_positions(part, types)
-        header, factor = assemble(parts, self.name, options, _total_mass(parts))
-        snapshot = GadgetHdf5Snapshot(header, parts, options.particle_types, factor)
+        by_type = _type_masses(parts)
+        mass = _sum_known(by_type)
+        header, factor = assemble(
+            parts, self.name, options, mass, _sum_known([by_type[t] for t in types])
+        )
+        snapshot = GadgetHdf5Snapshot(
+            header, parts, options.particle_types, factor, mass_factor(header.total_mass, mass)
+        )
         check_reach(snapshot, options)
         return snapshot
 
@@ -263,55 +284,89 @@ def _needed_coordinates(file: h5py.File, t: int, part: PartHeader) -> h5py.Datas
     return found
 
 
-def _iter_part(
-    part: PartHeader, types: Sequence[int], chunk_particles: int
-) -> Iterator[np.ndarray]:
-    """Positions of the chosen types of one file, in the file's unit, native byte order."""
-    buffer = np.empty((0, 3), "f4")
+@dataclass(frozen=True)
+class _Rows:
+    """Some particles of one type in an open file, from the row ``begin`` on."""
+
+    file: h5py.File
+    type: int
+    begin: int
+    positions: np.ndarray
+
+    def masses(self, part: PartHeader) -> np.ndarray:
+        """``(n,)`` float64 masses in the file's unit."""
+        n, each = len(self.positions), part.mass_table[self.type]
+        if each:
+            return np.full(n, each)
+        dset = _masses(self.file, self.type, part)
+        if dset is None:
+            raise SnapshotError(
+                f"{part.path}: has no PartType{self.type}/Masses and MassTable is 0, expected the "
+                f"masses of {part.counts[self.type]} particles; set grid.weight: count, or choose "
+                "others with input.particle_types"
+            )
+        read: np.ndarray = dset[self.begin : self.begin + n].astype(np.float64)
+        return read
+
+
+def _iter_rows(
+    part: PartHeader, types: Sequence[int], chunk_particles: int, factor: float
+) -> Iterator[_Rows]:
+    """Particles of the chosen types of one file, positions multiplied by ``factor``."""
     with hdf5_file(part.path) as file:
         for t in types:
             if not part.counts[t]:
                 continue
-            dset = _needed_coordinates(file, t, part)
-            rows = min(_aligned(chunk_particles, dset), len(dset))
-            dtype = dset.dtype.newbyteorder("=")
-            if len(buffer) < rows or buffer.dtype != dtype:
-                buffer = np.empty((rows, 3), dtype)
-            for begin in range(0, len(dset), rows):
-                n = min(rows, len(dset) - begin)
-                dset.read_direct(buffer, np.s_[begin : begin + n], np.s_[:n])
-                yield buffer[:n]
+            dset, begin = _needed_coordinates(file, t, part), 0
+            for positions in iter_rows(dset, chunk_particles, factor, part.path):
+                yield _Rows(file, t, begin, positions)
+                begin += len(positions)
 
 
-def _aligned(chunk_particles: int, dset: h5py.Dataset) -> int:
-    """At most ``chunk_particles``, in whole storage chunks so that none is decoded twice."""
-    stored = dset.chunks[0] if dset.chunks is not None else 1
-    return chunk_particles if stored > chunk_particles else chunk_particles // stored * stored
+def _type_masses(parts: Sequence[PartHeader]) -> list[float | None]:
+    """Mass of each type in all parts, 1e10 Msun/h; None where it is not cheap to know."""
+    own = sum(n for part in parts for t, n in enumerate(part.counts) if not part.mass_table[t])
+    return [_type_mass(parts, t, own <= _MAX_MASSES_READ) for t in range(len(parts[0].counts))]
 
 
-def _total_mass(parts: Sequence[PartHeader]) -> float | None:
-    """Mass of all particles of all types, 1e10 Msun/h; None if it is not cheap to know."""
-    own = {t for part in parts for t, n in enumerate(part.counts) if n and not part.mass_table[t]}
-    by_table = table_mass(parts, [t for t in range(len(parts[0].counts)) if t not in own])
-    if by_table is None or sum(part.counts[t] for part in parts for t in own) > _MAX_MASSES_READ:
+def _type_mass(parts: Sequence[PartHeader], t: int, read: bool) -> float | None:
+    masses: list[float | None] = []
+    for part in parts:
+        if part.mass_table[t] or not part.counts[t]:
+            masses.append(table_mass([part], [t]))
+        else:
+            masses.append(_sum_masses(part, t) if read else None)
+    return _sum_known(masses)
+
+
+def _sum_known(masses: Sequence[float | None]) -> float | None:
+    """Sum of masses; None if one of them is not known."""
+    known = [mass for mass in masses if mass is not None]
+    return sum(known) if len(known) == len(masses) else None
+
+
+def _masses(file: h5py.File, t: int, part: PartHeader) -> h5py.Dataset | None:
+    group = child(file, f"PartType{t}", part.path)
+    if not isinstance(group, h5py.Group):
         return None
-    sums = [_sum_masses(part, t) for part in parts for t in sorted(own) if part.counts[t]]
-    known = [mass for mass in sums if mass is not None]
-    return by_table + sum(known) if len(known) == len(sums) else None
+    return float_dataset(group, "Masses", (part.counts[t],), part.path)
 
 
 def _sum_masses(part: PartHeader, t: int) -> float | None:
     """Sum of the particle masses of one type in one file, 1e10 Msun/h."""
     with hdf5_file(part.path) as file:
-        group = child(file, f"PartType{t}", part.path)
-        dset = None
-        if isinstance(group, h5py.Group):
-            dset = float_dataset(group, "Masses", (part.counts[t],), part.path)
+        dset = _masses(file, t, part)
         if dset is None:
             return None
-        step = _aligned(DEFAULT_CHUNK_PARTICLES, dset)
-        total = sum(
-            float(np.sum(dset[begin : begin + step], dtype=np.float64))
-            for begin in range(0, len(dset), step)
-        )
+        step = aligned(DEFAULT_CHUNK_PARTICLES, dset)
+        total, bad = 0.0, 0
+        for begin in range(0, len(dset), step):
+            masses = dset[begin : begin + step]
+            bad += int(np.count_nonzero(~((masses >= 0) & (masses < np.inf))))
+            total += float(np.sum(masses, dtype=np.float64))
+        if bad:
+            raise SnapshotError(
+                f"{part.path}: {bad} of {len(dset)} masses in PartType{t}/Masses are NaN, infinite "
+                "or negative, expected none; the file is damaged: copy or write it again"
+            )
     return total * part.unit_mass

@@ -147,7 +147,11 @@ def check_complete(parts: Sequence[PartHeader]) -> None:
 
 
 def assemble(
-    parts: Sequence[PartHeader], format: str, options: ReadOptions, mass: float | None
+    parts: Sequence[PartHeader],
+    format: str,
+    options: ReadOptions,
+    mass: float | None,
+    selected_mass: float | None = None,
 ) -> tuple[SnapshotHeader, float]:
     """One header for complete parts, in Mpc/h, with the recipe's overrides.
 
@@ -161,6 +165,8 @@ def assemble(
         Overrides.
     mass : float or None
         Mass of all particles in 1e10 Msun/h, if known.
+    selected_mass : float or None
+        Mass of those of the chosen types, if known.
 
     Returns
     -------
@@ -177,6 +183,7 @@ def assemble(
         box_size = first.box_size * scale.in_mpc_h
         _check(first.path, "box side in Mpc/h", box_size, _within(box_size, _BOX_RANGE), _BOX_KEYS)
     types = selected_types(len(first.counts), options.particle_types)
+    total_mass = mass_in_box(evidence, scale, box_size)
     header = SnapshotHeader(
         files=tuple(part.path for part in parts),
         format=format,
@@ -184,11 +191,25 @@ def assemble(
         redshift=_redshift(first, options),
         n_particles=sum(part.counts[t] for part in parts for t in types),
         length_unit=scale.name,
-        total_mass=mass_in_box(evidence, scale, box_size),
+        total_mass=total_mass,
         Omega_m=evidence.Omega_m,
         h=evidence.h,
+        selected_mass=selected_mass and selected_mass * mass_factor(total_mass, mass),
     )
     return header, scale.in_mpc_h
+
+
+def mass_factor(total_mass: float | None, mass: float | None) -> float:
+    """One 1e10 Msun/h as the files have it, in 1e10 Msun/h: not 1 where they leave out the h.
+
+    Parameters
+    ----------
+    total_mass : float or None
+        Of all particles, as the header of :func:`assemble` has it.
+    mass : float or None
+        The same, as it was given to :func:`assemble`.
+    """
+    return total_mass / mass if total_mass and mass else 1.0
 
 
 def _check(path: Path, what: str, value: float, plausible: bool, key: str | None = None) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -129,6 +130,30 @@ def float_dataset(
     dset = child(group, name, path)
     if dset is None:
         return None
+    _check_shape(dset, shape, path)
+    if dset.dtype.kind != "f" or dset.dtype.itemsize not in (4, 8):
+        raise SnapshotError(f"{path}: {dset.name} is {dset.dtype}, expected float32 or float64")
+    _check_stored_here(dset, path)
+    _check_stored_in_full(dset, path)
+    return dset
+
+
+def integer_dataset(
+    group: h5py.Group, name: str, shape: tuple[int, ...], path: Path
+) -> h5py.Dataset | None:
+    """Like :func:`float_dataset`, for integers of any size."""
+    dset = child(group, name, path)
+    if dset is None:
+        return None
+    _check_shape(dset, shape, path)
+    if dset.dtype.kind not in "iu":
+        raise SnapshotError(f"{path}: {dset.name} is {dset.dtype}, expected integers")
+    _check_stored_here(dset, path)
+    _check_stored_in_full(dset, path)
+    return dset
+
+
+def _check_shape(dset: h5py.Group | h5py.Dataset, shape: tuple[int, ...], path: Path) -> None:
     if not isinstance(dset, h5py.Dataset):
         raise SnapshotError(f"{path}: {dset.name} is a group, expected a data set")
     if dset.shape != shape:
@@ -136,11 +161,6 @@ def float_dataset(
             f"{path}: {dset.name} has the shape {dset.shape}, expected {shape} by the header; "
             "the file is damaged: copy it again"
         )
-    if dset.dtype.kind != "f" or dset.dtype.itemsize not in (4, 8):
-        raise SnapshotError(f"{path}: {dset.name} is {dset.dtype}, expected float32 or float64")
-    _check_stored_here(dset, path)
-    _check_stored_in_full(dset, path)
-    return dset
 
 
 def _check_stored_here(dset: h5py.Dataset, path: Path) -> None:
@@ -179,6 +199,24 @@ def _check_chunks(dset: h5py.Dataset, chunks: tuple[int, ...], path: Path) -> No
             "full: copy or write it again"
         )
     _check_filters(dset, path)
+    _check_chunk_sizes(dset, path)
+
+
+def _check_chunk_sizes(dset: h5py.Dataset, path: Path) -> None:
+    """Refuse chunks that are empty or outside of the file: HDF5's filters may crash on them."""
+    filters = dset.id.get_create_plist()
+    codes = [filters.get_filter(i)[0] for i in range(filters.get_nfilters())]
+    least = 5 if h5py.h5z.FILTER_FLETCHER32 in codes else 1  # a checksum takes 4 bytes
+    infos: list[Any] = []
+    dset.id.chunk_iter(infos.append)
+    size = path.stat().st_size
+    for info in infos:
+        end = (info.byte_offset or 0) + info.size
+        if info.size < least or info.byte_offset is None or end > size:
+            raise SnapshotError(
+                f"{path}: {dset.name} has a chunk of {info.size} bytes that ends at byte {end} "
+                f"of {size}; the file is truncated or damaged: copy it again"
+            )
 
 
 def _check_filters(dset: h5py.Dataset, path: Path) -> None:

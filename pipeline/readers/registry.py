@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import RecipeError, SnapshotError
+from pipeline.readers.override import check_overrides
 from pipeline.snapshot import ReadOptions, Snapshot, check_header
 
 
@@ -46,11 +47,25 @@ class Reader(Protocol):
 
 
 _readers: dict[str, Reader] = {}
+_by_name_only: set[str] = set()
+
+_ENTRY_FILES = ("Header/attr-v2", "zarr.json", ".zgroup", ".zarray")
+"""What makes a folder a snapshot: of bigfile, of Zarr 3, and a group or array of Zarr 2."""
 
 
-def register(reader: Reader) -> Reader:
-    """Add a format; the order of registration is the order of sniffing."""
+def register(reader: Reader, *, by_name_only: bool = False) -> Reader:
+    """Add a format; the order of registration is the order of sniffing.
+
+    Parameters
+    ----------
+    reader : Reader
+        The format.
+    by_name_only : bool
+        ``format: auto`` never takes it: its files could mean anything.
+    """
     _readers[reader.name] = reader
+    if by_name_only:
+        _by_name_only.add(reader.name)
     return reader
 
 
@@ -76,7 +91,16 @@ def get_reader(name: str) -> Reader:
 
 def sniff(path: Path) -> Reader | None:
     """Reader whose format ``path`` is in, or None."""
-    return next((reader for reader in _readers.values() if reader.sniff(path)), None)
+    automatic = (r for name, r in _readers.items() if name not in _by_name_only)
+    return next((reader for reader in automatic if reader.sniff(path)), None)
+
+
+def entry_file(path: Path) -> Path:
+    """File that a snapshot goes by: of a bigfile or Zarr folder one in it, else ``path`` itself."""
+    if not path.is_dir():
+        return path
+    inside = (path / name for name in _ENTRY_FILES)
+    return next((file for file in inside if file.is_file()), path)
 
 
 def reader_for(path: Path, format: str = "auto") -> Reader:
@@ -122,9 +146,10 @@ def open_snapshot(files: Sequence[Path] | Path, options: ReadOptions | None = No
         If the snapshot cannot be trusted.
     """
     options = options or ReadOptions()
-    given = [files] if isinstance(files, Path) else list(files)
+    given = [entry_file(files)] if isinstance(files, Path) else list(files)
     reader = reader_for(given[0], options.format)
     parts = reader.parts(given[0]) if len(given) == 1 else tuple(given)
     snapshot = reader.open(parts, options)
+    check_overrides(reader, parts, options)
     check_header(snapshot.header)
     return snapshot

@@ -77,12 +77,15 @@ class DensityArray:
     samples_per_shard : int
     codec : str
         ``fast``, ``small`` or ``none``.
+    units : str
+        Of the cells.
     """
 
     shape: tuple[int, ...]
     dtype: str
     samples_per_shard: int
     codec: str
+    units: str = "particles per cell"
 
     def create(self, group: zarr.Group) -> zarr.Array[Any]:
         """Make the array in ``group``; writes its metadata only."""
@@ -142,7 +145,7 @@ def encode_group(
     """
     stored: dict[str, Any] = {}
     group = zarr.group(MemoryStore(stored), attributes=attributes)
-    density.create(group).attrs["units"] = "particles per cell"
+    density.create(group).attrs["units"] = density.units
     _small(group, "target", table.targets, ("sample", "parameter"))
     _small(group, "parameters", table.parameters, ("sample", "parameter"))
     _small(group, "subvolume", table.subvolume, ("sample", "axis"))
