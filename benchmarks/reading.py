@@ -158,13 +158,17 @@ def serve(reader: str, path: Path) -> None:
     """Child process: read once for each line on standard input; answer seconds and memory."""
     base = _peak()
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         try:
             READERS[reader](path)
         except Exception as error:  # noqa: BLE001  (another library's failure is a result)
             answer: dict[str, object] = {"error": f"{type(error).__name__}: {error}"[:60]}
         else:
-            answer = {"seconds": time.perf_counter() - start, "bytes": _peak() - base}
+            answer = {
+                "seconds": time.perf_counter() - start,
+                "cpu": time.process_time() - cpu,
+                "bytes": _peak() - base,
+            }
         print("ANSWER", json.dumps(answer), flush=True)
 
 
@@ -211,20 +215,25 @@ def _ask(child: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def add_rows(table: Table, layout: str, answers: dict[str, list[dict[str, float]]], n: int) -> None:
-    reference = [answer["seconds"] for answer in answers[PLAIN]]
+    reference = answers[PLAIN]
     for name, rows in answers.items():
         if any("error" in row for row in rows):
-            table.add_row(layout, name, f"failed: {rows[0].get('error')}", "", "")
+            table.add_row(layout, name, f"failed: {rows[0].get('error')}", "", "", "")
             continue
         seconds = [row["seconds"] for row in rows]
-        ratio = statistics.median(r / s for r, s in zip(reference, seconds, strict=True))
         table.add_row(
             layout,
             name,
             f"{n * PARTICLE_BYTES / statistics.median(seconds) / 1e9:.2f}",
-            f"{ratio:.2f}",
+            f"{_ratio(reference, rows, 'seconds'):.2f}",
+            f"{_ratio(reference, rows, 'cpu'):.2f}",
             f"{max(row['bytes'] for row in rows) / 2**20:.0f}",
         )
+
+
+def _ratio(reference: list[dict[str, float]], rows: list[dict[str, float]], what: str) -> float:
+    """Median over rounds of the plain read's time over this one's."""
+    return statistics.median(r[what] / s[what] for r, s in zip(reference, rows, strict=True))
 
 
 def main() -> None:
@@ -240,7 +249,7 @@ def main() -> None:
         serve(arguments.serve[0], Path(arguments.serve[1]))
         return
     table = Table(title=f"{arguments.side}^3 float32 positions, {arguments.rounds} rounds, medians")
-    for column in ("layout", "reader", "GB/s", "of the plain read", "peak memory [MiB]"):
+    for column in ("layout", "reader", "GB/s", "of plain", "of plain, CPU", "peak [MiB]"):
         table.add_column(column, justify="left" if column in ("layout", "reader") else "right")
     with tempfile.TemporaryDirectory() as folder:
         paths = write(Path(folder), arguments.side)

@@ -29,6 +29,15 @@ def cluster() -> Iterator[ClusterChoice]:
 
 
 @pytest.fixture(scope="session")
+def snapshots() -> Path:
+    """Folder of real snapshots, which are not part of the project."""
+    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", ROOT.parent / "shared" / "snapshots"))
+    if not (folder / "MANIFEST.tsv").is_file():
+        pytest.skip(f"no real snapshots in {folder}; set COSMOFLOW_SNAPSHOTS to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def _ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ensemble")
     write_ensemble(root)

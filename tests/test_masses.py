@@ -525,12 +525,8 @@ def test_recipes_that_do_not_fit(tmp_path: Path, changes: dict, expected: str) -
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside))
-    if not (folder / "MANIFEST.tsv").is_file():
-        pytest.skip(f"no real snapshots in {folder}; set COSMOFLOW_SNAPSHOTS to their folder")
-    return folder
+def real(snapshots: Path) -> Path:
+    return snapshots
 
 
 def test_real_gas_and_dark_matter(real: Path) -> None:

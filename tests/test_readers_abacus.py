@@ -61,14 +61,8 @@ def refused(path: Path, match: str, options: ReadOptions | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside)) / REAL
-    if not folder.is_dir():
-        pytest.skip(
-            f"no real snapshots in {folder.parent}; set COSMOFLOW_SNAPSHOTS to their folder"
-        )
-    return folder
+def real(snapshots: Path) -> Path:
+    return snapshots / REAL
 
 
 # --- a real simulation ----------------------------------------------------------------------

@@ -38,13 +38,8 @@ fuzz = settings(
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside))
-    path = folder / "hacc_genericio/m000.full.mpicosmo.50"
-    if not path.is_file():
-        pytest.skip(f"no real snapshot {path}; set COSMOFLOW_SNAPSHOTS to their folder")
-    return path
+def real(snapshots: Path) -> Path:
+    return snapshots / "hacc_genericio/m000.full.mpicosmo.50"
 
 
 def positions(n: int = 500, dtype: str = "f4") -> np.ndarray:

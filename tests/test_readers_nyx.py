@@ -27,12 +27,8 @@ fuzz = settings(
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    path = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside)) / "nyx_lya32/32.nyx"
-    if not path.is_file():
-        pytest.skip(f"no real snapshot {path}; set COSMOFLOW_SNAPSHOTS to their folder")
-    return path
+def real(snapshots: Path) -> Path:
+    return snapshots / "nyx_lya32/32.nyx"
 
 
 def in_mpc(n: int = 500) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from pathlib import Path
 
@@ -26,12 +25,8 @@ GAS = "gadget4_lcdm_gas"
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside))
-    if not (folder / "MANIFEST.tsv").is_file():
-        pytest.skip(f"no real snapshots in {folder}; set COSMOFLOW_SNAPSHOTS to their folder")
-    return folder
+def real(snapshots: Path) -> Path:
+    return snapshots
 
 
 def read_all(snapshot: Snapshot, chunk_particles: int = 5000) -> np.ndarray:

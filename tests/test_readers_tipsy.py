@@ -30,12 +30,8 @@ fuzz = settings(
 
 
 @pytest.fixture(scope="module")
-def real() -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    path = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside)) / "tipsy_cube300/cube300.tbin"
-    if not path.is_file():
-        pytest.skip(f"no real snapshot {path}; set COSMOFLOW_SNAPSHOTS to their folder")
-    return path
+def real(snapshots: Path) -> Path:
+    return snapshots / "tipsy_cube300/cube300.tbin"
 
 
 def box_units(n: int, seed: int = 1) -> np.ndarray:

@@ -433,12 +433,8 @@ def test_a_density_in_other_units(tmp_path: Path) -> None:
         filled(open_snapshot(path))
 
 
-def test_the_real_nyx_grid(cluster: ClusterChoice, tmp_path: Path) -> None:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "snapshots"
-    folder = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", beside))
-    if not (folder / "MANIFEST.tsv").is_file():
-        pytest.skip(f"no real snapshots in {folder}; set COSMOFLOW_SNAPSHOTS to their folder")
-    real = folder / "nyx_hdf5_vizaly/z255_32.h5"
+def test_the_real_nyx_grid(snapshots: Path, cluster: ClusterChoice, tmp_path: Path) -> None:
+    real = snapshots / "nyx_hdf5_vizaly/z255_32.h5"
     with h5py.File(real) as file:
         expected = file["native_fields/dark_matter_density"][...]
     recipe = write_recipe(

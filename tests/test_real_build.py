@@ -15,16 +15,7 @@ from pipeline.cluster import ClusterChoice
 from pipeline.deposit.oracle import deposit_reference
 from pipeline.errors import InputError
 from pipeline.verify import verify
-from tests.conftest import ROOT
 from tests.ensembles_made import write_recipe
-
-
-@pytest.fixture
-def snapshots() -> Path:
-    path = Path(os.environ.get("COSMOFLOW_SNAPSHOTS", ROOT.parent / "shared" / "snapshots"))
-    if not path.is_dir():
-        pytest.skip(f"no real snapshots at {path}; set COSMOFLOW_SNAPSHOTS")
-    return path
 
 
 def test_gadget4_multi_file_with_four_redshifts(
