@@ -116,6 +116,8 @@ class GadgetHdf5Reader:
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """All files of the snapshot that ``path`` is a part of, in order."""
+        if _is_alone(path):
+            return (path,)
         header = _read_header(path)
         return find_parts(
             path, header.n_files, sum(header.totals), lambda part: _read_header(part).n_particles
@@ -219,6 +221,13 @@ def _totals(
         if len(high) == len(totals):
             totals = with_high_words(totals, high)
     return totals, low_words_only
+
+
+def _is_alone(path: Path) -> bool:
+    """Whether the snapshot has one file: without reading the whole header, as ``open`` does."""
+    with hdf5_file(path) as file:
+        header = subgroup(file, "Header", path)
+        return header is not None and _n_files(header, path) == 1
 
 
 def _n_files(header: h5py.Group, path: Path) -> int:

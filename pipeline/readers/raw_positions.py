@@ -18,8 +18,8 @@ import numpy as np
 from pipeline.errors import SnapshotError
 from pipeline.readers.raw_file import fill, raw_file
 
-CHUNK_ROWS = 1 << 17
-"""1.5 MiB of float32: a chunk stays in the second-level cache until it is deposited."""
+CHUNK_ROWS = 1 << 16
+"""0.75 MiB of float32: a chunk stays in the second-level cache until it is deposited."""
 
 BLOCK_BYTES = 1 << 19
 AHEAD_BYTES = 16 << 20
