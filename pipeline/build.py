@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, as_completed, wait
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from pipeline import ledger
 from pipeline.cluster import ClusterChoice, connect_to, dashboard_link, total_threads
-from pipeline.config import Recipe, load_recipe, recipe_difference, recipe_yaml
-from pipeline.errors import BuildError, CosmoflowError, InputError, OutputError, RecipeError
-from pipeline.ledger import LEDGER_FOLDER, Entry
-from pipeline.lock import LOCK_NAME, locked
+from pipeline.config import Recipe, load_recipe
+from pipeline.errors import BuildError, CosmoflowError, InputError, RecipeError
+from pipeline.ledger import Entry
+from pipeline.lock import LOCK_NAME
 from pipeline.manifest import MANIFEST_NAME, Manifest
-from pipeline.plan import Plan, ShardTask, make_plan
-from pipeline.publish import RECIPE_NAME, publish
+from pipeline.output_folder import begin, claimed, finished, is_begun
+from pipeline.plan import Plan, make_plan
+from pipeline.publish import publish
 from pipeline.shard_task import Job, TaskFailure, try_task
-from pipeline.software import software_versions
-from pipeline.survey import Refusal, SurveyedUniverse, check_duplicates, try_survey
+from pipeline.survey import (
+    Refusal,
+    SurveyedUniverse,
+    check_boxes,
+    check_duplicates,
+    try_survey,
+)
 from pipeline.universes import UniverseInput, list_universes
-from pipeline.write.atomic import explained, sweep_temporaries, write_atomically
 
-SOFTWARE_NAME = f"{LEDGER_FOLDER}/software.json"
 TASKS_IN_FLIGHT_PER_THREAD = 3
-SPARE_DISK_FRACTION = 0.02
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,10 @@ def build(
     job = Job(recipe, root, root / recipe.output.path)
     choice = choice or ClusterChoice()
     universes = list_universes(recipe, root)
-    with _claimed(job, resume), connect_to(choice) as client:
+    with claimed(job, resume), connect_to(choice) as client:
         plan = make_plan(recipe, survey_all(universes, recipe, client, report))
-        _begin(job, plan)
-        kept = _finished(job, plan) if resume else {}
+        begin(job, plan)
+        kept = finished(job, plan) if resume else {}
         entries = _run(plan, job, kept, client, report)
         report(Progress("publish", plan.n_shards, plan.n_shards))
         manifest = publish(plan, entries.values(), job.output)
@@ -131,58 +134,6 @@ def build(
         sum(len(entry.shards) for entry in kept.values()),
         _stage_totals(entries.values()),
     )
-
-
-@contextmanager
-def _claimed(job: Job, resume: bool) -> Iterator[None]:
-    """Lock the output; a build that fails before its first shard leaves nothing behind."""
-    _check_output(job, resume)
-    ours = not job.output.exists()
-    with locked(job.output):
-        try:
-            # again under the lock: another build may have finished in between
-            _check_output(job, resume)
-            yield
-        finally:
-            if ours and not (job.output / LEDGER_FOLDER).exists():
-                shutil.rmtree(job.output)
-            else:
-                sweep_temporaries(job.output)
-
-
-def _check_output(job: Job, resume: bool) -> None:
-    output = job.output
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: a file, expected a folder to make; change output.path")
-    if (output / MANIFEST_NAME).exists():
-        raise OutputError(
-            f"{output}: there is a finished data set; nothing was changed. Choose another "
-            "output.path, or remove the folder to build it again"
-        )
-    if (output / LEDGER_FOLDER).exists():
-        if not resume:
-            raise OutputError(
-                f"{output}: a build was started there and did not finish; go on with --resume, "
-                "or remove the folder to start again"
-            )
-        _check_same_build(job)
-    elif output.is_dir() and any(p.name != LOCK_NAME for p in output.iterdir()):
-        raise OutputError(f"{output}: the folder is not empty; choose another output.path")
-
-
-def _check_same_build(job: Job) -> None:
-    there = load_recipe(job.output / RECIPE_NAME)
-    differences = recipe_difference(there, job.recipe)
-    versions: dict[str, str] = json.loads((job.output / SOFTWARE_NAME).read_text())
-    for name, version in software_versions().items():
-        if versions.get(name) != version:
-            differences.append(f"software {name}: {versions.get(name)} there, {version} now")
-    if differences:
-        raise OutputError(
-            f"{job.output}: was begun with another recipe or software, so the shards would not "
-            "fit together:\n  " + "\n  ".join(differences) + "\nrestore them, or remove the "
-            "folder to start again"
-        )
 
 
 def survey_all(
@@ -204,6 +155,7 @@ def survey_all(
         raise InputError(refusals_text(refused, len(universes)))
     surveyed = [r for r in results if isinstance(r, SurveyedUniverse)]
     check_duplicates(surveyed)
+    check_boxes(surveyed)
     return surveyed
 
 
@@ -231,56 +183,6 @@ def refusals_text(refused: Sequence[Refusal], total: int, most: int = 20) -> str
     if len(refused) > most:
         lines.append(f"  and {len(refused) - most} more; 'cosmoflow-prep check' shows all")
     return "\n".join(lines)
-
-
-def _begin(job: Job, plan: Plan) -> None:
-    """Write what a resumed build will be compared with, if this is not one."""
-    _check_disk(job.output, plan)
-    if (job.output / LEDGER_FOLDER).exists():
-        return
-    write_atomically(job.output / RECIPE_NAME, recipe_yaml(job.recipe).encode())
-    with explained(job.output):
-        (job.output / LEDGER_FOLDER).mkdir()
-    write_atomically(job.output / SOFTWARE_NAME, json.dumps(software_versions()).encode())
-
-
-def _check_disk(output: Path, plan: Plan) -> None:
-    free = shutil.disk_usage(output).free
-    # codecs reach 4 to 8 on counts; a quarter of the raw size is the least that can be needed
-    needed = plan.output_bytes // 4 if plan.recipe.output.codec != "none" else plan.output_bytes
-    if free < needed * (1 + SPARE_DISK_FRACTION):
-        raise OutputError(
-            f"{output}: {free / 2**30:.1f} GiB free, at least {needed / 2**30:.1f} GiB needed "
-            f"for {plan.output_bytes / 2**30:.1f} GiB of samples; free space or change output.path"
-        )
-
-
-def _finished(job: Job, plan: Plan) -> dict[str, Entry]:
-    """Entries of the ledger whose shards are all there."""
-    entries = ledger.read(job.output)
-    kept = {task.name: entries[task.name] for task in plan.tasks if task.name in entries}
-    for task in plan.tasks:
-        if task.name in kept:
-            _check_same_input(task, kept[task.name])
-    return {name: entry for name, entry in kept.items() if _shards_there(job.output, entry)}
-
-
-def _check_same_input(task: ShardTask, entry: Entry) -> None:
-    before = {u.id: [s.fingerprint for s in u.snapshots] for u in entry.universes}
-    for universe in task.universes:
-        if before.get(universe.id) != [c.fingerprint for c in universe.channels]:
-            raise InputError(
-                f"universe {universe.id!r}: its snapshots changed since the build was begun; "
-                "restore them, or remove the output to start again"
-            )
-
-
-def _shards_there(output: Path, entry: Entry) -> bool:
-    files = [f for shard in entry.shards for f in (shard, shard.index) if f is not None]
-    return all(
-        (output / file.path).is_file() and (output / file.path).stat().st_size == file.bytes
-        for file in files
-    )
 
 
 def _run(
@@ -326,6 +228,10 @@ def _completed(client: Client, calls: Iterator[tuple[Any, ...]]) -> Generator[An
     except (CosmoflowError, GeneratorExit):
         _drop(client, open_futures)
         raise
+    except KeyboardInterrupt:
+        if client.cluster is None:  # the workers of a local cluster end with it
+            _drop(client, open_futures)
+        raise
 
 
 def _submit(client: Client, call: tuple[Any, ...]) -> Any:
@@ -340,13 +246,18 @@ def _result(future: Any) -> Any:
             f"workers died {error.allowed_failures + 1} times on task {error.task}, out of "
             "memory perhaps ('cosmoflow-prep plan' prints what a worker needs)"
         ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise BuildError(
+            f"the scheduler went away ({error}); start it again and go on with --resume"
+        ) from error
 
 
 def _drop(client: Client, futures: set[Any]) -> None:
     """Start no more tasks, and wait for those that run: none writes after the build has ended."""
-    running = {key for keys in client.processing().values() for key in keys}
-    client.cancel([future for future in futures if future.key not in running])
-    wait([future for future in futures if future.key in running])
+    with suppress(OSError, CancelledError):  # a scheduler that is gone runs nothing
+        running = {key for keys in client.processing().values() for key in keys}
+        client.cancel([future for future in futures if future.key not in running])
+        wait([future for future in futures if future.key in running])
 
 
 def _stage_totals(entries: Any) -> dict[str, float]:
@@ -391,6 +302,6 @@ def resumable(recipe_path: Path) -> int | None:
     except RecipeError:
         return None
     output = recipe_path.resolve().parent / recipe.output.path
-    if (output / MANIFEST_NAME).exists() or not (output / LEDGER_FOLDER).is_dir():
+    if (output / MANIFEST_NAME).exists() or (output / LOCK_NAME).exists() or not is_begun(output):
         return None
     return sum(len(entry.shards) for entry in ledger.read(output).values())

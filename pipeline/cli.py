@@ -132,7 +132,7 @@ def check(
     """
     from pipeline.build import check_recipe  # noqa: PLC0415
     from pipeline.stream_check import try_stream  # noqa: PLC0415
-    from pipeline.survey import check_duplicates, try_survey  # noqa: PLC0415
+    from pipeline.survey import check_boxes, check_duplicates, try_survey  # noqa: PLC0415
 
     choice = _choice(cluster, workers, memory_limit)
     with terminal.progress(terminal.error_console()) as advance:
@@ -142,6 +142,7 @@ def check(
     if refused:
         raise InputError(f"{len(refused)} of {len(good) + len(refused)} universes are refused")
     check_duplicates(good)
+    check_boxes(good)
 
 
 def _print_check(

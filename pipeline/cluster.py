@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask.utils
 from distributed import Client, LocalCluster
 
 from pipeline.errors import BuildError, RecipeError
 
 LOOPBACK = "127.0.0.1"
+
+FILE_SECONDS = float(os.environ.get("COSMOFLOW_SCHEDULER_FILE_SECONDS", "60"))
+"""How long a scheduler file is waited for."""
+
+WORKERS_SECONDS = 60
+"""How long the first worker is waited for."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ def connect_to(choice: ClusterChoice) -> Iterator[Client]:
         If the scheduler does not answer.
     """
     if choice.cluster == "local":
+        _check_memory_limit(choice.memory_limit)
         with _local(choice.workers, choice.memory_limit) as local, Client(local) as client:
             yield client
         return
@@ -67,6 +77,13 @@ def total_threads(client: Client) -> int:
     return max(1, sum(int(n) for n in client.nthreads().values()))
 
 
+def _check_memory_limit(text: str) -> None:
+    try:
+        dask.utils.parse_bytes(text if text != "auto" else "0")
+    except ValueError as error:
+        raise RecipeError(f"--memory-limit {text}: expected auto or a size like 2GiB") from error
+
+
 def _local(workers: int | None, memory_limit: str) -> LocalCluster:
     with warnings.catch_warnings():
         # a second build on this machine: its dashboard takes another port
@@ -82,21 +99,43 @@ def _local(workers: int | None, memory_limit: str) -> LocalCluster:
 
 
 def _existing(cluster: str) -> Client:
-    if cluster.startswith(("tcp://", "tls://")):
-        arguments = {"address": cluster}
-    elif cluster.endswith(".json"):
-        if not Path(cluster).is_file():
-            raise BuildError(f"{cluster}: no such scheduler file; start the scheduler first")
-        arguments = {"scheduler_file": cluster}
-    else:
-        raise RecipeError(
-            f"--cluster {cluster}: expected local, tcp://host:port, or a scheduler file (.json)"
-        )
     try:
-        client = Client(timeout="20s", **arguments)
-        client.wait_for_workers(1, timeout=60)
+        client = Client(timeout="20s", **_arguments(cluster))
+        client.wait_for_workers(1, timeout=WORKERS_SECONDS)
     except (OSError, TimeoutError) as error:
         raise BuildError(
             f"--cluster {cluster}: no scheduler with workers answers: {error}"
         ) from error
+    except ValueError as error:
+        raise RecipeError(f"--cluster {cluster}: not an address: {error}") from error
     return client
+
+
+def _arguments(cluster: str) -> dict[str, str]:
+    """What tells Dask's client of a scheduler that is there."""
+    if cluster.startswith(("tcp://", "tls://")):
+        return {"address": cluster}
+    if cluster.endswith(".json"):
+        _wait_for_file(Path(cluster))
+        return {"scheduler_file": cluster}
+    raise RecipeError(
+        f"--cluster {cluster}: expected local, tcp://host:port, or a scheduler file (.json)"
+    )
+
+
+def _wait_for_file(path: Path) -> None:
+    """Wait for a scheduler file to be whole: the scheduler may have been started just now."""
+    deadline = time.monotonic() + FILE_SECONDS
+    while not _is_scheduler_file(path):
+        if time.monotonic() > deadline:
+            raise BuildError(
+                f"{path}: no scheduler file after {FILE_SECONDS:.0f} s; start the scheduler first"
+            )
+        time.sleep(0.2)
+
+
+def _is_scheduler_file(path: Path) -> bool:
+    try:
+        return "address" in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        return False

@@ -24,9 +24,8 @@ def typical_universe(manifest: Manifest) -> Universe:
 def write_slabs(dataset: Path, manifest: Manifest, path: Path) -> Universe:
     """Write a PNG of a slab of a typical universe at each redshift; returns the universe."""
     universe = typical_universe(manifest)
-    write_atomically(
-        path, png(slab_figure(universe_cube(dataset, manifest, universe.id), manifest))
-    )
+    cube = universe_cube(dataset, manifest, universe.id)
+    write_atomically(path, png(slab_figure(cube, manifest, universe)))
     return universe
 
 
@@ -37,10 +36,9 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def slab_figure(cube: np.ndarray, manifest: Manifest) -> Figure:
+def slab_figure(cube: np.ndarray, manifest: Manifest, universe: Universe) -> Figure:
     """Projection of a slab along z at each redshift."""
     figure = _new_figure(3.1 * cube.shape[3], 3.4)
-    universe = manifest.universes[0]
     side = universe.snapshots[0].box_size
     slab = cube[:, :, : max(1, cube.shape[2] // 8)].astype(np.float64).sum(axis=2)
     brightest = float(np.log1p(slab).max())

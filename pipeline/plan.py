@@ -102,15 +102,19 @@ def sample_bytes(recipe: Recipe) -> int:
 def worker_memory(recipe: Recipe) -> int:
     """Upper bound of the memory of a worker that runs one task.
 
-    One int64 grid, one chunk of positions (and masses), one cube and one variant of it,
-    and the samples of the shard twice (raw and encoded).  Ready grids go into the cube
-    a block at a time.
+    One int64 grid, one chunk of positions (and masses), the samples of the
+    task, one cube and its variants' copies, and the shard as it is encoded.
+    Ready grids go into the cube a block at a time.
     """
     grid = 0 if recipe.grid.scheme == "ready" else 8 * recipe.grid.n_grid**3
     masses = MASS_CHUNK_BYTES if recipe.grid.weight == "mass" else 0
-    cube = sample_bytes(recipe) * recipe.split.subvolumes**3
-    shard = sample_bytes(recipe) * recipe.output.samples_per_shard
-    return WORKER_BASE_BYTES + grid + CHUNK_BYTES + masses + 2 * cube + 2 * shard
+    one = sample_bytes(recipe)
+    cubes = (3 if recipe.augment.shifts else 2) * one * recipe.split.subvolumes**3
+    samples = one * max(recipe.output.samples_per_shard, recipe.samples_per_universe("train"))
+    # Zarr: the shard's chunks and the file; records: each, joined, and compressed
+    copies = 2 if recipe.output.format == "zarr" else 3
+    encoded = copies * one * recipe.output.samples_per_shard
+    return WORKER_BASE_BYTES + grid + CHUNK_BYTES + masses + cubes + samples + encoded
 
 
 def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:

@@ -103,7 +103,7 @@ def _cube_section(dataset: Path, manifest: Manifest) -> str:
         f"Universe {universe.id} ({parameters}): slab of an eighth of the box, "
         f"log(1 + {manifest.layout.quantity})"
     )
-    pictures = _image(slab_figure(cube, manifest), caption)
+    pictures = _image(slab_figure(cube, manifest, universe), caption)
     return pictures + _image(
         distribution_figure(cube, manifest), "one-point distribution of the cells"
     )

@@ -7,7 +7,7 @@ One universe is one call, so that a build can hand them to its workers and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Recipe
@@ -15,8 +15,11 @@ from pipeline.errors import InputError, SnapshotError
 from pipeline.input_rules import FROM_HEADER, HEADER_PARAMETERS
 from pipeline.readers import open_snapshot
 from pipeline.readers.fingerprint import fingerprint
-from pipeline.snapshot import Snapshot, SnapshotHeader, check_header
+from pipeline.snapshot import Snapshot, SnapshotHeader, check_header, check_mean_density
 from pipeline.universes import UniverseInput, check_targets
+
+MOST_BOX_RATIO = 1.5
+"""Largest box over smallest: CosmoFlow's own boxes vary by a fifth, with H_0."""
 
 SAME_PARAMETER = 1e-6
 """Relative difference of a parameter between the headers of one universe."""
@@ -84,6 +87,8 @@ def survey(universe: UniverseInput, recipe: Recipe) -> SurveyedUniverse:
     if recipe.input.parameters == FROM_HEADER:
         parameters = _recorded_parameters(universe, chosen)
         check_targets(universe.id, parameters, recipe)
+    for header in chosen:
+        _check_density(header, parameters)
     channels = tuple(
         ChannelInput(z, header, fingerprint(header.files))
         for z, header in zip(recipe.grid.redshifts, chosen, strict=True)
@@ -183,6 +188,12 @@ def _check_omega_m(universe: UniverseInput, chosen: list[SnapshotHeader]) -> Non
             )
 
 
+def _check_density(header: SnapshotHeader, parameters: dict[str, float]) -> None:
+    """The mean density against the table's Omega_m, where the file records none."""
+    if not header.Omega_m and parameters.get("Omega_m"):
+        check_mean_density(replace(header, Omega_m=parameters["Omega_m"]))
+
+
 def _recorded_parameters(universe: UniverseInput, chosen: list[SnapshotHeader]) -> dict[str, float]:
     """Cosmology that the headers record, the same in all snapshots of a universe."""
     first = _cosmology(chosen[0])
@@ -222,3 +233,21 @@ def check_duplicates(universes: list[SurveyedUniverse]) -> None:
                     f"{here[1]} (universe {here[0]!r}) and {other[1]} (universe {other[0]!r}) hold "
                     "the same snapshot; remove one, or a universe could be in two splits"
                 )
+
+
+def check_boxes(universes: list[SurveyedUniverse]) -> None:
+    """Refuse boxes so different that cells of one data set would not be of one kind.
+
+    Raises
+    ------
+    InputError
+        Naming the universes of the smallest and the largest box.
+    """
+    boxes = {u.id: u.channels[0].header.box_size for u in universes if u.channels}
+    small, large = min(boxes, key=boxes.__getitem__), max(boxes, key=boxes.__getitem__)
+    if boxes[large] > MOST_BOX_RATIO * boxes[small]:
+        raise InputError(
+            f"the boxes of universes {small!r} ({boxes[small]:g} Mpc/h) and {large!r} "
+            f"({boxes[large]:g} Mpc/h) differ by more than a factor of {MOST_BOX_RATIO:g}; is one "
+            "in another unit (input.length_unit)? Build them as two data sets"
+        )

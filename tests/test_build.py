@@ -32,7 +32,7 @@ from pipeline.subvolume import split_cube
 from pipeline.verify import verify
 from tests.conftest import ROOT, Run
 from tests.ensembles_made import BOX_SIZE, all_digests, write_ensemble, write_recipe
-from tests.snapshots_made import write_gadget_binary
+from tests.snapshots_made import write_gadget_binary, write_gadget_hdf5
 
 
 def positions_of(path: Path) -> np.ndarray:
@@ -502,6 +502,138 @@ def test_an_input_that_changed_is_named(interrupted: Path, cluster: ClusterChoic
         file["PartType1/Coordinates"][0] += 1000.0
     with pytest.raises(InputError, match=f"'{universe['id']}': its snapshots changed"):
         build(interrupted / "recipe.yaml", cluster, resume=True)
+
+
+def test_parameters_that_changed_are_named(interrupted: Path, cluster: ClusterChoice) -> None:
+    """Shards of before would keep the labels of before."""
+    journal = next((interrupted / "out/ledger").glob("*.jsonl"))
+    entry = json.loads(journal.read_text().splitlines()[0].split(" ", 1)[1])
+    name = entry["universes"][0]["id"]
+    table = interrupted / "cosmology.csv"
+    lines = table.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if line.startswith(f"{name},"))
+    before = lines[number]
+    values = before.split(",")
+    lines[number] = ",".join([*values[:-1], str(float(values[-1]) * (1 - 1e-12))])
+    table.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"'{name}': its parameters changed since"):
+        build(interrupted / "recipe.yaml", cluster, resume=True)
+    lines[number] = before
+    table.write_text("\n".join(lines[:-1]))
+    shutil.move(interrupted / "sims/u009", interrupted / "u009")
+    with pytest.raises(InputError, match="changed since"):
+        build(interrupted / "recipe.yaml", cluster, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["recipe.yaml", "ledger", ".recipe.yaml.1.tmp"])
+def test_killed_before_it_had_begun_is_started_again(
+    ensemble: Path, cluster: ClusterChoice, left: str, resume: bool
+) -> None:
+    output = ensemble / "out"
+    output.mkdir()
+    if left == "ledger":
+        (output / left).mkdir()
+    else:
+        (output / left).write_text("half")
+    assert verify(build(ensemble / "recipe.yaml", cluster, resume=resume).output).passed
+
+
+def test_a_damaged_beginning_is_an_error_not_a_traceback(
+    interrupted: Path, cluster: ClusterChoice
+) -> None:
+    (interrupted / "out/ledger/software.json").write_text("{")
+    with pytest.raises(OutputError, match=r"software\.json: cannot be read"):
+        build(interrupted / "recipe.yaml", cluster, resume=True)
+
+
+def test_a_second_build_is_told_to_wait_not_to_remove(slow_ensemble: Path, prep: Run) -> None:
+    """Fault row 10, beside a build that runs."""
+    recipe, output = slow_ensemble / "recipe.yaml", slow_ensemble / "out"
+    process = start(recipe)
+    wait_for_shards(output, 1, process)
+    process.send_signal(signal.SIGSTOP)  # alive, and not done before the others have looked
+    for arguments in ((), ("--resume",)):
+        second = prep("build", recipe, *arguments)
+        assert second.returncode == 5
+        assert f"another build holds it (process {process.pid} on " in second.stderr
+        assert "go on with" not in second.stderr
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert verify(output).passed
+
+
+def test_two_takers_of_one_stale_lock(tmp_path: Path) -> None:
+    """Both find the lock of a dead process; one gets it."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    code = (
+        "import sys, time, pathlib\n"
+        "from pipeline.lock import locked\n"
+        "from pipeline.errors import OutputError\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n"
+        "    with locked(pathlib.Path(sys.argv[1])):\n"
+        "        print('got it', flush=True); time.sleep(1)\n"
+        "except OutputError:\n"
+        "    print('refused', flush=True)\n"
+    )
+    for _ in range(3):
+        holder = {"host": socket.gethostname(), "pid": dead.pid}
+        (tmp_path / ".lock").write_text(json.dumps(holder))
+        takers = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            for _ in range(3)
+        ]
+        for taker in takers:
+            assert taker.stdout is not None
+            taker.stdout.readline()
+        answers = []
+        for taker in takers:
+            assert taker.stdin is not None
+            taker.stdin.write("go\n")
+            taker.stdin.flush()
+        for taker in takers:
+            answers.append(taker.communicate(timeout=30)[0].strip())
+        assert sorted(answers) == ["got it", "refused", "refused"]
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_boxes_of_different_kinds_are_refused(ensemble: Path, cluster: ClusterChoice) -> None:
+    rng = np.random.default_rng(0)
+    line = (ensemble / "cosmology.csv").read_text().splitlines()[5].split(",")
+    for number in range(2):
+        write_gadget_hdf5(
+            ensemble / "sims" / line[0] / f"snap_{number}.hdf5",
+            rng.uniform(0, 1000, (512, 3)),
+            box_size=1000.0,
+            redshift=float(number),
+            Omega_m=float(line[1]),
+        )
+    refused(ensemble / "recipe.yaml", cluster, f"{line[0]!r} (1000 Mpc/h)", "factor of 1.5")
+
+
+def test_the_tables_omega_m_checks_the_density_where_the_header_has_none(
+    ensemble: Path, cluster: ClusterChoice
+) -> None:
+    """Fault row 21: a box of 1000 times the size, in a file that records no Omega_m."""
+    for path in (ensemble / "sims").glob("*/*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            for group in ("Header", "Parameters"):
+                if group in file:
+                    file[group].attrs.pop("Omega0", None)
+    recipe = write_recipe(
+        ensemble,
+        input={"universes": "sims/*/", "parameters": "cosmology.csv", "length_unit": "Mpc/h"},
+    )
+    refused(recipe, cluster, "10 of 10 universes", "times the mean matter density")
 
 
 def test_a_worker_that_dies_is_replaced(slow_ensemble: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,8 +75,7 @@ def test_dask_scheduler_and_worker_from_the_shell(
         ),
         running(dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"),
     ):
-        wait_for(file)
-        check_builds(ensemble, prep, str(file))
+        check_builds(ensemble, prep, str(file))  # which waits for the scheduler itself
 
 
 def test_dask_mpi(ensemble: Path, tmp_path: Path, prep: Run) -> None:
@@ -99,12 +99,56 @@ def test_dask_mpi(ensemble: Path, tmp_path: Path, prep: Run) -> None:
         check_builds(ensemble, prep, str(file))
 
 
-def test_nobody_there(ensemble: Path, prep: Run) -> None:
+def test_nobody_there(ensemble: Path, prep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSMOFLOW_SCHEDULER_FILE_SECONDS", "0.5")
     recipe = ensemble / "recipe.yaml"
-    done = prep("build", recipe, "--cluster", "no-such.json")
-    assert done.returncode == 8
-    assert "start the scheduler first" in done.stderr
-    wrong = prep("build", recipe, "--cluster", "kubernetes")
-    assert wrong.returncode == 3
-    assert "expected local, tcp://" in wrong.stderr
+    (ensemble / "half.json").write_text('{"address": "tcp')
+    for name in ("no-such.json", "half.json"):
+        done = prep("build", recipe, "--cluster", ensemble / name)
+        assert done.returncode == 8
+        assert "start the scheduler first" in done.stderr
+    for options, expected in (
+        (("--cluster", "kubernetes"), "expected local, tcp://"),
+        (("--cluster", "tcp://localhost"), "not an address"),
+        (("--memory-limit", "much"), "expected auto or a size like 2GiB"),
+    ):
+        wrong = prep("build", recipe, *options)
+        assert wrong.returncode == 3, wrong.stderr
+        assert expected in wrong.stderr
     assert not (ensemble / "out").exists()
+
+
+def test_a_scheduler_that_goes_away(ensemble: Path, tmp_path: Path, prep: Run) -> None:
+    """Slurm ends the scheduler with the job: an error and a way to go on, no traceback."""
+    file = tmp_path / "scheduler.json"
+    write_recipe(ensemble, grid__scheme="pcs", grid__n_grid=128, output__samples_per_shard=8)
+    dask = BIN / "dask"
+    with (
+        running(
+            dask,
+            "scheduler",
+            "--host",
+            LOOPBACK,
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            file,
+        ) as scheduler,
+        running(dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"),
+    ):
+        wait_for(file)
+        killer = threading.Thread(target=_kill_after_a_shard, args=(ensemble / "out", scheduler))
+        killer.start()
+        done = prep("build", ensemble / "recipe.yaml", "--cluster", file)
+        killer.join()
+    assert done.returncode == 8, done.stderr
+    assert "Traceback" not in done.stderr.split("error: ")[-1]
+    assert "--resume" in done.stderr
+
+
+def _kill_after_a_shard(output: Path, scheduler: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not list(output.glob("ledger/*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    scheduler.kill()
