@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cosmoflow_model.stores import Cube, SampleStore, Targets, open_store
+from cosmoflow_model.stores import MEND, Cube, SampleStore, Targets, open_store
 from pipeline import manifest as manifests
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.manifest import File, Manifest, SplitName, scale_target
@@ -120,8 +120,7 @@ class Catalog:
         if not np.allclose(target, table.scaled[sample], rtol=0, atol=TARGET_TOLERANCE):
             raise DatasetError(
                 f"{self.root}: sample {sample} of {split} has the targets {target}, but its "
-                f"universe {table.universes[sample]} has {table.scaled[sample]}; "
-                "build the data set again"
+                f"universe {table.universes[sample]} has {table.scaled[sample]}; {MEND}"
             )
         return cube, target
 
@@ -170,7 +169,7 @@ class Catalog:
         if len(universes) != self.samples(split):
             raise DatasetError(
                 f"{self.root}: the manifest lists {self.samples(split)} {split} samples, but "
-                f"its universes have {len(universes)}; build the data set again"
+                f"its universes have {len(universes)}; {MEND}"
             )
         names = self.target_names
         rows = [[self._parameters[universe][name] for name in names] for universe in universes]
@@ -189,12 +188,6 @@ def _check_size(path: Path, expected: int) -> None:
     try:
         found = path.stat().st_size
     except FileNotFoundError:
-        raise DatasetError(
-            f"{path}: missing, though the manifest lists it; write it again with "
-            "'cosmoflow-prep build --resume'"
-        ) from None
+        raise DatasetError(f"{path}: missing, though the manifest lists it; {MEND}") from None
     if found != expected:
-        raise DatasetError(
-            f"{path}: {found} bytes, but the manifest says {expected}; remove it and go on "
-            "with 'cosmoflow-prep build --resume'"
-        )
+        raise DatasetError(f"{path}: {found} bytes, but the manifest says {expected}; {MEND}")

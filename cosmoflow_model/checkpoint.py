@@ -7,11 +7,12 @@ the history; it names the file with the best weights so far.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import TrainingError
+from pipeline.errors import OutputError, TrainingError
 
 KEPT = 2
 """Epochs whose checkpoints are kept."""
@@ -99,7 +100,7 @@ class Checkpoints:
             for place, variable in enumerate(variables)
         }
         arrays[_STATE] = np.array(json.dumps(state))
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         # NumPy appends .npz to names that lack it
         save_atomically(path, lambda temporary: np.savez(temporary, **arrays))  # type: ignore[arg-type]
 
@@ -107,21 +108,56 @@ class Checkpoints:
         """Keep the newest only; as each epoch adds one best at most, those named are kept."""
         for pattern in ("epoch-*.npz", "best-*.npz"):
             for path in sorted(self._folder.glob(pattern))[:-KEPT]:
-                path.unlink(missing_ok=True)
+                with _explained(path):
+                    path.unlink(missing_ok=True)
 
 
 def save_atomically(path: Path, save: Callable[[Path], object]) -> None:
-    """Call ``save`` with a temporary path of the same suffix, then give it its name."""
+    """Call ``save`` with a temporary path of the same suffix, then give it its name.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the folder cannot be written; nothing is left behind.
+    """
     suffix = "".join(path.suffixes)
     temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}.tmp{suffix}")
     try:
-        save(temporary)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _explained(path):
+            save(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results unless it is there; raises OutputError if it cannot be made."""
+    with _explained(path):
+        path.mkdir(exist_ok=True)
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free space",
+    errno.EDQUOT: "the quota is used up; free space",
+    errno.EROFS: "the file system is read-only; mount it for writing, or copy the run elsewhere",
+    errno.EACCES: "permission denied; mend the rights of its folder",
+    errno.EPERM: "permission denied; mend the rights of its folder",
+}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses for ``path`` into an :class:`OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not the file system's word: a library's own error
+            raise
+        reason = _ADVICE.get(error.errno, f"cannot be written: {os.strerror(error.errno)}")
+        raise OutputError(f"{path}: {reason}") from error
 
 
 def _sync(path: Path) -> None:

@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cosmoflow_model import backend
-from cosmoflow_model.spec import NETWORK_NAMES, TrainSpec, default_run, read_record
+from cosmoflow_model.spec import NETWORK_NAMES, SPEC_NAME, TrainSpec, default_run, read_record
 from pipeline.entry import run_command
+from pipeline.errors import CosmoflowError, TrainingError
 from pipeline.manifest import SPLITS, SplitName
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def _choice(
 def cli() -> None:
     """Train networks that read cosmological parameters off cubes of matter.
 
-    Exit codes: 0 done, 2 wrong usage, 6 damaged data set, 7 library missing,
-    10 training cannot start or go on, 130 stopped by Ctrl-C, 143 by SIGTERM
-    (go on with --resume).
+    Exit codes: 0 done, 2 wrong usage, 5 results cannot be written (disk full),
+    6 damaged data set, 7 library missing, 10 training cannot start or go on,
+    130 stopped by Ctrl-C, 143 by SIGTERM (go on with --resume).
     """
 
 
@@ -90,12 +91,17 @@ def fit(
     backend.load(spec.threads)
     from cosmoflow_model import train  # noqa: PLC0415  (imports TensorFlow)
 
+    others = not resume and (folder / SPEC_NAME).exists()
     try:
         with _progress(spec.epochs) as show:
             result = train.fit(dataset, spec, folder, resume=resume, on_epoch=show)
     except KeyboardInterrupt:
-        again = shlex.join(["cosmoflow-train", "fit", str(dataset), "--run", str(folder)])
-        click.echo(f"go on after the last whole epoch with: {again} --resume", err=True)
+        _say_how_to_go_on(dataset, folder)
+        raise
+    except CosmoflowError as error:
+        # a TrainingError says itself what to do, and that may be another run
+        if not isinstance(error, TrainingError) and not others and (folder / SPEC_NAME).exists():
+            _say_how_to_go_on(dataset, folder, "once the error below is mended, ")
         raise
     _print_result(result, train.summary(result) if as_json else None)
 
@@ -121,6 +127,11 @@ def evaluate(run: Path, split: str, dataset: Path | None, threads: int, as_json:
         click.echo(json.dumps(evaluation.metrics()))
     else:
         Console().print(report.table(evaluation))
+
+
+def _say_how_to_go_on(dataset: Path, folder: Path, when: str = "") -> None:
+    again = shlex.join(["cosmoflow-train", "fit", str(dataset), "--run", str(folder)])
+    click.echo(f"{when}go on after the last whole epoch with: {again} --resume", err=True)
 
 
 def _resumed_spec(context: click.Context, folder: Path, options: dict[str, Any]) -> TrainSpec:

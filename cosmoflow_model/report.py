@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from cosmoflow_model.checkpoint import save_atomically
+from cosmoflow_model.checkpoint import make_folder, save_atomically
 from cosmoflow_model.evaluate import Evaluation, Scores
 
 History = list[dict[str, float]]
@@ -27,7 +27,7 @@ LOSS_PLOT = "loss.png"
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write ``metrics.json``, ``predictions.csv`` and ``predictions.png`` into a folder."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     _write_json(folder / METRICS_NAME, evaluation.metrics())
     _write_csv(folder / PREDICTIONS_NAME, _prediction_rows(evaluation))
     _write_figure(folder / PREDICTIONS_PLOT, _predictions_figure(evaluation))

@@ -7,6 +7,7 @@ not as the manifest says stops with the shard's name.
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from bisect import bisect_right
@@ -30,6 +31,14 @@ _LENGTH = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _FRAMING_BYTES = _LENGTH.size + _CHECKSUM.size
 _OPEN_GZIP_SHARDS = 4
+_RECORD_SLACK = 4096
+_BLOCK_BYTES = 1 << 22
+
+MEND = (
+    "run 'cosmoflow-prep verify DATASET' for all faults, then restore the files from a copy or "
+    "build the data set again in another folder"
+)
+"""What to do about a published data set that is damaged: builds do not mend it."""
 
 
 class SampleStore(Protocol):
@@ -85,7 +94,7 @@ class ZarrStore:
         if self._density.dtype != np.dtype(layout.dtype):
             raise DatasetError(
                 f"{self._group}/density: type {self._density.dtype}, but the manifest says "
-                f"{layout.dtype}; build the data set again"
+                f"{layout.dtype}; {MEND}"
             )
         self._target = self._read_targets(samples, targets)
 
@@ -95,7 +104,7 @@ class ZarrStore:
         if sorted(names) != sorted(targets):
             raise DatasetError(
                 f"{self._group}/parameter: {', '.join(names)}, but the manifest says "
-                f"{', '.join(targets)}; build the data set again"
+                f"{', '.join(targets)}; {MEND}"
             )
         stored = np.asarray(self._open("target", (samples, len(targets)))[:], np.float32)
         return stored[:, [names.index(name) for name in targets]]
@@ -105,11 +114,10 @@ class ZarrStore:
         try:
             array = zarr.open_array(path, mode="r")
         except (OSError, ValueError, KeyError) as error:
-            raise DatasetError(f"{path}: no readable Zarr array ({error})") from error
+            raise DatasetError(f"{path}: no readable Zarr array ({error}); {MEND}") from error
         if array.shape != shape:
             raise DatasetError(
-                f"{path}: shape {array.shape}, but the manifest says {shape}; "
-                "build the data set again"
+                f"{path}: shape {array.shape}, but the manifest says {shape}; {MEND}"
             )
         return array
 
@@ -159,7 +167,11 @@ class TFRecordStore:
     def _from_gzip(self, shard: Shard, path: Path) -> list[bytes]:
         """All payloads of a shard: gzip has no random access, so a few shards stay unpacked."""
         if shard.path not in self._unpacked:
-            raw = gzip.decompress(path.read_bytes())
+            sample_bytes = (
+                math.prod(self._layout.sample_shape) * np.dtype(self._layout.dtype).itemsize
+            )
+            most = shard.samples * (sample_bytes + _FRAMING_BYTES + _RECORD_SLACK)
+            raw = _unzipped(path, most)
             records, offset = [], 0
             while offset < len(raw):
                 payload, offset = unframe(raw, offset)
@@ -217,6 +229,18 @@ def unframe(raw: bytes, offset: int) -> tuple[bytes, int]:
     return payload, end + _CHECKSUM.size
 
 
+def _unzipped(path: Path, most: int) -> bytes:
+    """Content of a gzip file, refused with a ValueError where it is more than ``most`` bytes."""
+    pieces, left = [], most + 1
+    with gzip.open(path) as file:
+        while left and (piece := file.read(min(left, _BLOCK_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+    if not left:
+        raise ValueError(f"unpacks to more than the {most} bytes that its records can have")
+    return b"".join(pieces)
+
+
 def masked_crc32c(data: bytes) -> int:
     """CRC32C of ``data``, rotated and offset as TFRecord masks it."""
     crc: int = google_crc32c.value(data)
@@ -231,7 +255,4 @@ def _example_type() -> Any:
 
 
 def _damaged(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"{path}: damaged ({reason}); find out more with 'cosmoflow-prep verify --deep', then "
-        "remove this file and go on with 'cosmoflow-prep build --resume'"
-    )
+    return DatasetError(f"{path}: damaged ({reason}); {MEND}")

@@ -29,7 +29,6 @@ from pipeline.shard_task import Job, TaskFailure, try_task
 from pipeline.survey import (
     Refusal,
     SurveyedUniverse,
-    check_boxes,
     check_duplicates,
     try_survey,
 )
@@ -155,7 +154,6 @@ def survey_all(
         raise InputError(refusals_text(refused, len(universes)))
     surveyed = [r for r in results if isinstance(r, SurveyedUniverse)]
     check_duplicates(surveyed)
-    check_boxes(surveyed)
     return surveyed
 
 

@@ -37,7 +37,7 @@ from pipeline.input_rules import (
     checked_parameters_pattern,
     checked_universes,
 )
-from pipeline.manifest import SplitName
+from pipeline.manifest import SplitName, StoredType
 from pipeline.snapshot import DARK_MATTER, ReadOptions
 from pipeline.units import LengthUnit
 from pipeline.yaml_source import KeyPath, YamlSource, load_yaml
@@ -307,10 +307,14 @@ class OutputSection(_Section):
         return self
 
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a data set may be called: it is the name of a folder, too."""
+
+
 class Recipe(_Section):
     """A whole recipe."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the data set")
+    name: str = Field(pattern=NAME_PATTERN, description="name of the data set")
     input: InputSection
     grid: GridSection
     split: SplitSection = SplitSection()
@@ -340,7 +344,7 @@ class Recipe(_Section):
         return side, side, side, len(self.grid.redshifts)
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> StoredType:
         """NumPy name of the stored type, ``auto`` resolved."""
         if self.output.dtype != "auto":
             return self.output.dtype

@@ -11,6 +11,7 @@ from pipeline.errors import DatasetError
 from pipeline.ledger import LEDGER_FOLDER
 from pipeline.manifest import MANIFEST_NAME, Manifest, load
 from pipeline.readers import open_snapshot
+from pipeline.readers.registry import entry_file
 from pipeline.snapshot import ReadOptions, ReadyGrid, SnapshotHeader
 
 
@@ -20,7 +21,8 @@ def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
-        A data set's folder, a recipe (``.yaml``), or a part of a snapshot.
+        A data set's folder, a recipe (``.yaml``), or a snapshot: one of its files, or
+        the folder of a bigfile or Zarr snapshot.
     options : ReadOptions, optional
         For a snapshot that does not tell its units or box.
 
@@ -38,12 +40,12 @@ def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
         return describe_dataset(path, load(path))
     if (path / LEDGER_FOLDER).is_dir():
         return _describe_unfinished(path)
-    if path.is_dir():
+    if entry_file(path).is_dir():
         raise DatasetError(
             f"{path}: no data set ({MANIFEST_NAME} is missing); name a data set, a recipe or a "
-            "snapshot file"
+            "snapshot"
         )
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") and not path.is_dir():
         return _describe_recipe(path, load_recipe(path))
     snapshot = open_snapshot(path, options)
     facts, epochs = describe_snapshot(snapshot.header), snapshot.epochs()

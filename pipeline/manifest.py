@@ -13,7 +13,15 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from pipeline.errors import DatasetError
 from pipeline.units import Quantity
@@ -34,6 +42,16 @@ def _inside(path: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError(f"the range {list(limits)} of a target does not rise")
+    return limits
+
+
+Limits = Annotated[tuple[float, float], AfterValidator(_rising)]
+StoredType = Literal["int16", "uint16", "int32", "uint32", "float32"]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +60,7 @@ class File(_Record):
     """One file of the data set: path inside it, size in bytes, ``sha256:...`` digest."""
 
     path: RelativePath
-    bytes: int
+    bytes: NonNegativeInt
     digest: str
 
 
@@ -50,8 +68,8 @@ class Shard(File):
     """One shard: the samples ``first_sample`` to ``first_sample + samples - 1`` of its split."""
 
     split: SplitName
-    first_sample: int
-    samples: int
+    first_sample: NonNegativeInt
+    samples: PositiveInt
     index: File | None = None
 
 
@@ -89,11 +107,11 @@ class SnapshotRecord(_Record):
         Mass assignment that made a ready grid, if the file tells.
     """
 
-    channel: int
+    channel: NonNegativeInt
     redshift: float
     redshift_wanted: float
     box_size: float
-    n_particles: int
+    n_particles: NonNegativeInt
     mass: float
     mass_deviation: float
     maximum: float
@@ -138,13 +156,13 @@ class Layout(_Record):
     """
 
     format: Literal["zarr", "tfrecord"]
-    sample_shape: tuple[int, int, int, int]
-    dtype: str
+    sample_shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+    dtype: StoredType
     scheme: str
-    n_grid: int
-    subvolumes: int
+    n_grid: PositiveInt
+    subvolumes: PositiveInt
     redshifts: list[float]
-    samples_per_shard: int
+    samples_per_shard: PositiveInt
     compression: str
     quantity: Quantity = "counts"
 
@@ -157,9 +175,9 @@ class Split(_Record):
     """
 
     universes: list[str]
-    variants: int
-    samples_per_universe: int
-    samples: int
+    variants: PositiveInt
+    samples_per_universe: PositiveInt
+    samples: NonNegativeInt
 
 
 class Manifest(_Record):
@@ -171,7 +189,7 @@ class Manifest(_Record):
     recipe_digest: str
     software: dict[str, str]
     layout: Layout
-    targets: dict[str, tuple[float, float]] = Field(
+    targets: dict[str, Limits] = Field(
         description="target name -> the physical range that is scaled to [-1, 1]"
     )
     splits: dict[SplitName, Split]
@@ -237,7 +255,7 @@ def load(dataset: Path) -> Manifest:
         reason = "the build did not finish" if (dataset / "ledger").is_dir() else "no data set"
         raise DatasetError(
             f"{dataset}: no {MANIFEST_NAME} ({reason}); finish it with "
-            "'cosmoflow-prep build --resume', or name another folder"
+            "'cosmoflow-prep build RECIPE --resume', or name another folder"
         ) from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error

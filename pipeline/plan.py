@@ -18,7 +18,7 @@ from pipeline.config import Recipe
 from pipeline.errors import InputError
 from pipeline.manifest import SPLITS, SplitName
 from pipeline.split import assign_splits
-from pipeline.survey import SurveyedUniverse
+from pipeline.survey import SurveyedUniverse, check_boxes
 from pipeline.units import Quantity
 
 CHUNK_BYTES = 48 << 20
@@ -123,10 +123,11 @@ def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
     Raises
     ------
     InputError
-        If there are too few universes for the splits, or ready grids hold
-        different quantities.
+        If there are too few universes for the splits, ready grids hold
+        different quantities, or boxes are too different.
     """
     _quantity(universes, recipe)
+    check_boxes(universes)
     parameters = {u.id: {name: u.parameters[name] for name in recipe.targets} for u in universes}
     assigned = assign_splits(parameters, recipe.split.fractions, recipe.split.seed)
     ordered = sorted(universes, key=lambda u: u.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import zarr
 from pipeline.errors import DatasetError
 from pipeline.manifest import Manifest, Shard
 from pipeline.subvolume import join_subvolumes
-from pipeline.write.tfrecord import decode_example, read_records
+from pipeline.write.tfrecord import decode_example, most_bytes, read_records
+
+ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""What Zarr raises for metadata and chunks that are none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,10 @@ def _from_zarr(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[Stor
     if not (dataset / shard.path).is_file():
         # zarr would read it as empty space
         raise DatasetError(f"{shard.path}: missing, expected {shard.bytes} bytes")
-    array = zarr.open_array(dataset / path, mode="r")
+    try:
+        array = zarr.open_array(dataset / path, mode="r")
+    except ZARR_ERRORS as error:
+        raise DatasetError(f"{path}: no readable Zarr array ({error})") from error
     layout = manifest.layout
     shape = (manifest.splits[shard.split].samples, *layout.sample_shape)
     if array.shape != shape or array.dtype.name != layout.dtype:
@@ -83,7 +90,7 @@ def _from_zarr(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[Stor
     for number in range(shard.first_sample, shard.first_sample + shard.samples):
         try:
             yield StoredSample(np.asarray(array[number]))
-        except (ValueError, RuntimeError, KeyError) as error:
+        except ZARR_ERRORS as error:
             raise DatasetError(
                 f"{shard.path}: sample {number} cannot be decoded: {error}"
             ) from error
@@ -95,9 +102,15 @@ def _from_tfrecord(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[
         raw = (dataset / shard.path).read_bytes()
     except OSError as error:
         raise DatasetError(f"{shard.path}: cannot be read: {error.strerror}") from error
-    records = list(read_records(raw, layout.compression == "gzip", shard.path))
+    n_cells = math.prod(layout.sample_shape)
+    most = most_bytes(shard.samples, n_cells * np.dtype(layout.dtype).itemsize)
+    records = list(read_records(raw, layout.compression == "gzip", shard.path, most))
     if len(records) != shard.samples:
         raise DatasetError(f"{shard.path}: {len(records)} records, expected {shard.samples}")
-    for record in records:
+    for number, record in enumerate(records):
         x, y = decode_example(record, layout.dtype, shard.path)
+        if x.size != n_cells:
+            raise DatasetError(
+                f"{shard.path}: record {number} has {x.size} cells, expected {n_cells}"
+            )
         yield StoredSample(x.reshape(layout.sample_shape), y)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from pipeline.errors import InputError, OutputError
-from pipeline.parameter_table import Table, read_table
+from pipeline.config import NAME_PATTERN
+from pipeline.errors import InputError, OutputError, RecipeError
+from pipeline.parameter_table import ParameterTable, open_table
 from pipeline.readers import open_snapshot
 from pipeline.readers.discover import find_snapshots
 from pipeline.snapshot import ReadOptions, SnapshotHeader
 from pipeline.write.atomic import write_atomically
+
+_MOST_WIDENED = 1e9
+"""Two decimals mean nothing beyond it."""
 
 TARGET_NAMES = ("Omega_m", "sigma_8", "n_s", "H_0", "h", "Omega_b")
 
@@ -51,8 +56,7 @@ class Found:
     """What a folder of universes holds."""
 
     folder: Path
-    table: Path | None
-    rows: Table
+    table: ParameterTable | None
     n_universes: int
     headers: list[SnapshotHeader]
 
@@ -62,11 +66,18 @@ def write_recipe(path: Path, simulations: Path | None, name: str) -> Found | Non
 
     Raises
     ------
+    RecipeError
+        If ``name`` cannot be the name of a data set.
     OutputError
         If ``path`` exists.
     InputError
-        If ``simulations`` holds no universes.
+        If ``simulations`` holds no universes, or its table a cell that is no number.
     """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise RecipeError(
+            f"--name {name!r} cannot be the name of a data set; expected letters, digits, '.', "
+            "'_' and '-' that begin with a letter or digit, e.g. my-universes"
+        )
     if path.exists():
         raise OutputError(f"{path}: exists, and is not overwritten; choose another --output")
     found = look_at(simulations) if simulations else None
@@ -88,8 +99,7 @@ def look_at(folder: Path) -> Found:
         if snapshots:
             headers = [open_snapshot(parts, ReadOptions()).header for parts in snapshots]
             table = _table(folder)
-            rows = read_table(table) if table else {}
-            return Found(folder, table, rows, len(folders), headers)
+            return Found(folder, open_table(table) if table else None, len(folders), headers)
     raise InputError(
         f"{folder}: no sub-folder holds a snapshot; each universe is expected to be a folder "
         "inside it"
@@ -109,10 +119,10 @@ def recipe_text(path: Path, found: Found | None, name: str) -> str:
     root = path.resolve().parent
     n_grid = _n_grid(found)
     values = {
-        "name": name,
+        "name": _quoted(name),  # 123 or true would not be text
         "universes": _quoted(_relative(found.folder, root) + "/*/" if found else "sims/*/"),
         "parameters": _quoted(
-            _relative(found.table, root) if found and found.table else "cosmology.csv"
+            _relative(found.table.path, root) if found and found.table else "cosmology.csv"
         ),
         "target_names": ", ".join(_targets(found)),
         "n_grid": n_grid,
@@ -153,16 +163,17 @@ def _redshifts(found: Found | None) -> list[float]:
 
 def _targets(found: Found | None) -> dict[str, tuple[float, float]]:
     defaults = {"Omega_m": (0.1, 0.5), "sigma_8": (0.6, 1.0), "n_s": (0.8, 1.2)}
-    if found is None or not found.rows:
+    if found is None or found.table is None:
         return defaults
-    names = [n for n in TARGET_NAMES if n in next(iter(found.rows.values()))]
-    ranges = {n: _range([float(row[n]) for row in found.rows.values()]) for n in names}
+    rows = [found.table.parameters(universe) for universe in found.table.rows]
+    columns = {name: [row[name] for row in rows if name in row] for name in TARGET_NAMES}
+    ranges = {name: _range(values) for name, values in columns.items() if values}
     return {n: r for n, r in ranges.items() if r[0] < r[1]} or defaults
 
 
 def _range(values: list[float]) -> tuple[float, float]:
     """Range of values, widened to two decimals; empty where all are the same."""
     low, high = min(values), max(values)
-    if low == high:
+    if low == high or max(-low, high) > _MOST_WIDENED:
         return low, high
     return math.floor(low * 100) / 100, math.ceil(high * 100) / 100

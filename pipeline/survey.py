@@ -7,6 +7,7 @@ One universe is one call, so that a build can hand them to its workers and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def check_duplicates(universes: list[SurveyedUniverse]) -> None:
                 )
 
 
-def check_boxes(universes: list[SurveyedUniverse]) -> None:
+def check_boxes(universes: Sequence[SurveyedUniverse]) -> None:
     """Refuse boxes so different that cells of one data set would not be of one kind.
 
     Raises
@@ -244,6 +245,8 @@ def check_boxes(universes: list[SurveyedUniverse]) -> None:
         Naming the universes of the smallest and the largest box.
     """
     boxes = {u.id: u.channels[0].header.box_size for u in universes if u.channels}
+    if not boxes:
+        return
     small, large = min(boxes, key=boxes.__getitem__), max(boxes, key=boxes.__getitem__)
     if boxes[large] > MOST_BOX_RATIO * boxes[small]:
         raise InputError(

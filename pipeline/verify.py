@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.manifest import MANIFEST_NAME, SPLITS, File, Manifest, load
+from pipeline.manifest import MANIFEST_NAME, SPLITS, File, Manifest, SplitName, load
 from pipeline.verify_content import Content
 
 BLOCK_BYTES = 1 << 22
@@ -66,11 +66,17 @@ def verify(dataset: Path, report: Report = lambda done, total: None) -> Verifica
     result.faults += _split_faults(manifest)
     result.faults += _duplicate_faults(manifest)
     result.faults += _universe_faults(manifest)
-    result.faults += _coverage_faults(manifest)
+    layout = list(_layout_faults(manifest))
+    result.faults += layout
     # content is only decoded where the bytes are right: a damaged file is named once
     content = Content(dataset, manifest, sound)
     for split in manifest.splits:
-        result.faults += content.faults(split)
+        coverage = list(_coverage_faults(manifest, split))
+        result.faults += coverage
+        if layout or coverage or _is_unknown(manifest, split):
+            result.faults.append(f"{split}: its samples were not looked at, for the faults above")
+        else:
+            result.faults += content.faults(split)
     result.samples = content.samples
     return result
 
@@ -163,22 +169,57 @@ def _universe_faults(manifest: Manifest) -> Iterator[str]:
         if wanted != manifest.layout.redshifts:
             expected = manifest.layout.redshifts
             yield f"universe {universe.id}: redshifts {wanted}, expected {expected}"
+        channels = [snapshot.channel for snapshot in universe.snapshots]
+        if channels != list(range(len(channels))):
+            yield f"universe {universe.id}: channels {channels}, expected them in order from 0"
         for name, (low, high) in manifest.targets.items():
             value = universe.parameters.get(name)
             if value is None or not low <= value <= high:
                 yield f"universe {universe.id}: {name} = {value}, expected {low:g} to {high:g}"
 
 
-def _coverage_faults(manifest: Manifest) -> Iterator[str]:
-    """Shards must cover each split's samples exactly, and samples its universes."""
-    for name, split in manifest.splits.items():
-        expected = len(split.universes) * split.samples_per_universe
-        if split.samples != expected:
-            yield f"{name}: {split.samples} samples, expected {expected}"
-        position = 0
-        for shard in manifest.shards_of(name):
-            if shard.first_sample != position:
-                yield f"{shard.path}: starts at sample {shard.first_sample}, expected {position}"
-            position = shard.first_sample + shard.samples
-        if position != split.samples:
-            yield f"{name}: shards hold {position} samples, expected {split.samples}"
+def _layout_faults(manifest: Manifest) -> Iterator[str]:
+    """The shape of a sample, the cube, its redshifts and the splits must agree."""
+    layout = manifest.layout
+    *sides, channels = layout.sample_shape
+    if any(side * layout.subvolumes != layout.n_grid for side in sides):
+        yield (
+            f"samples of {sides} cells, {layout.subvolumes} a side: expected {layout.n_grid} "
+            "cells a side in all"
+        )
+    if channels != len(layout.redshifts):
+        yield f"samples of {channels} channels, but {len(layout.redshifts)} redshifts"
+    for shard in manifest.shards:
+        if shard.split not in manifest.splits:
+            yield f"{shard.path}: of the split {shard.split}, which is not described"
+
+
+def _coverage_faults(manifest: Manifest, name: SplitName) -> Iterator[str]:
+    """Shards must cover a split's samples exactly, and samples its universes."""
+    split = manifest.splits[name]
+    each = split.variants * manifest.layout.subvolumes**3
+    if split.samples_per_universe != each:
+        yield f"{name}: {split.samples_per_universe} samples a universe, expected {each}"
+    expected = len(split.universes) * split.samples_per_universe
+    if split.samples != expected:
+        yield f"{name}: {split.samples} samples, expected {expected}"
+    position = 0
+    for shard in manifest.shards_of(name):
+        if shard.first_sample != position:
+            yield f"{shard.path}: starts at sample {shard.first_sample}, expected {position}"
+        position = shard.first_sample + shard.samples
+    if position != split.samples:
+        yield f"{name}: shards hold {position} samples, expected {split.samples}"
+
+
+def _is_unknown(manifest: Manifest, name: SplitName) -> bool:
+    """Whether what the samples of a split should hold cannot be told; said of each universe."""
+    by_id = {universe.id: universe for universe in manifest.universes}
+    for universe_id in manifest.splits[name].universes:
+        universe = by_id.get(universe_id)
+        if universe is None or not manifest.targets.keys() <= universe.parameters.keys():
+            return True
+        n_channels = len(manifest.layout.redshifts)
+        if any(snapshot.channel >= n_channels for snapshot in universe.snapshots):
+            return True
+    return False

@@ -12,6 +12,7 @@ from pipeline.cli import cli
 from pipeline.terminal import size
 from tests.conftest import ROOT, Run
 from tests.ensembles_made import write_recipe
+from tests.snapshots_made import random_positions
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -66,6 +67,51 @@ def test_init_without_a_folder_gives_a_recipe_to_fill_in(tmp_path: Path, prep: R
     assert done.returncode == 4
     assert "no sub-folder holds a snapshot" in done.stderr
     assert not (tmp_path / "b.yaml").exists()
+
+
+def test_init_passes_over_blank_cells_and_refuses_other_words(ensemble: Path, prep: Run) -> None:
+    table = ensemble / "cosmology.csv"
+    table.write_text("id,Omega_m,sigma_8,n_s\nu000,0.21,,1\nu001,0.39,0.7\nu002, ,0.9,1\n")
+    done = prep("init", "sims", "-o", "blank.yaml", cwd=ensemble)
+    assert done.returncode == 0, done.stderr
+    targets = yaml.safe_load((ensemble / "blank.yaml").read_text())["targets"]
+    assert targets == {"Omega_m": [0.21, 0.39], "sigma_8": [0.7, 0.9]}
+    table.write_text("id,Omega_m\nu000,0.2\nu001,unknown\n")
+    done = prep("init", "sims", "-o", "word.yaml", cwd=ensemble)
+    assert done.returncode == 4
+    assert "cosmology.csv: Omega_m of universe 'u001' is 'unknown'" in done.stderr
+    assert not (ensemble / "word.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["my data", "", "-x", "a/b", "x\n"])
+def test_init_refuses_names_that_a_recipe_cannot_have(tmp_path: Path, name: str) -> None:
+    from pipeline.errors import RecipeError
+    from pipeline.starter import write_recipe as begin
+
+    with pytest.raises(RecipeError, match="cannot be the name of a data set"):
+        begin(tmp_path / "recipe.yaml", None, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_takes_a_name_that_yaml_would_read_as_a_number(tmp_path: Path) -> None:
+    from pipeline.config import load_recipe
+    from pipeline.starter import write_recipe as begin
+
+    begin(tmp_path / "recipe.yaml", None, "123")
+    assert load_recipe(tmp_path / "recipe.yaml").name == "123"
+
+
+def test_inspect_takes_folders_that_are_snapshots(tmp_path: Path) -> None:
+    from pipeline.errors import DatasetError
+    from pipeline.inspect import describe
+    from tests.bigfile_made import write_mp_gadget
+
+    entry = write_mp_gadget(tmp_path / "PART_000", random_positions(64))
+    facts = describe(tmp_path / "PART_000")
+    assert facts["kind"] == "snapshot"
+    assert facts == describe(entry)
+    with pytest.raises(DatasetError, match="no data set"):
+        describe(tmp_path)
 
 
 def test_check_prints_what_would_be_read_and_every_refusal(ensemble: Path, prep: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline import manifest as manifests
 from pipeline.errors import DatasetError
@@ -66,6 +67,37 @@ def test_paths_that_lead_out_are_refused(path: str) -> None:
     body["files"][0]["path"] = path
     with pytest.raises(DatasetError, match="leads out of the data set"):
         manifests.parse(json.dumps(body).encode(), "m")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("layout", "dtype", "float64"),
+        ("layout", "dtype", "object"),
+        ("layout", "sample_shape", [4, 4, 0, 1]),
+        ("layout", "sample_shape", [4, 4, 4]),
+        ("layout", "n_grid", -4),
+        ("layout", "subvolumes", 0),
+        ("layout", "samples_per_shard", 0),
+        ("train", "variants", 0),
+        ("train", "samples_per_universe", 0),
+        ("train", "samples", -1),
+        ("file", "bytes", -1),
+        ("targets", "sigma_8", [0.6, 0.6]),
+    ],
+)
+def test_numbers_that_no_data_set_has_are_refused(section: str, key: str, value: object) -> None:
+    body = json.loads(manifests.dump(small()))
+    del body["digest"]
+    sections = {
+        "layout": body["layout"],
+        "train": body["splits"]["train"],
+        "file": body["files"][0],
+        "targets": body["targets"],
+    }
+    sections[section][key] = value
+    with pytest.raises(ValidationError, match=key):
+        Manifest.model_validate(body)
 
 
 def test_no_manifest_says_why(tmp_path: Path) -> None:

@@ -103,3 +103,27 @@ def test_gzip_shard_with_too_few_records_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(gzip.compress(b""))
     with pytest.raises(DatasetError, match="0 records, 5 expected"):
         catalog.read("train", 0)
+
+
+def test_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "set", layout="tfrecord", compression="gzip")
+    catalog = Catalog.open(made.root)
+    shard = catalog.root / catalog.manifest.shards[0].path
+    shard.write_bytes(gzip.compress(bytes(1 << 20)) * 8)
+    with pytest.raises(DatasetError, match="unpacks to more than the 30800 bytes"):
+        catalog.read("train", 0)
+
+
+def test_advice_for_damage_names_commands_that_exist(tmp_path: Path) -> None:
+    catalog = Catalog.open(make_dataset(tmp_path / "set").root)
+    shard = catalog.root / catalog.manifest.shards[0].path
+    flip_byte(shard, 300)
+    with pytest.raises(DatasetError) as caught:
+        _read_all(catalog)
+    shard.unlink()
+    with pytest.raises(DatasetError) as missing:
+        catalog.require("train")
+    for error in (caught, missing):
+        assert "'cosmoflow-prep verify DATASET'" in str(error.value)
+        assert "from a copy or build the data set again in another folder" in str(error.value)
+        assert "--" not in str(error.value)

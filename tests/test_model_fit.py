@@ -1,6 +1,7 @@
 """Whole runs: they learn, stop, go on, refuse, and write what they say."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -17,10 +18,10 @@ from click.testing import CliRunner
 
 from cosmoflow_model import cli, train
 from cosmoflow_model.catalog import Catalog
-from cosmoflow_model.checkpoint import Checkpoints
+from cosmoflow_model.checkpoint import Checkpoints, save_atomically
 from cosmoflow_model.evaluate import Evaluation, evaluate_run, scores
 from cosmoflow_model.spec import TrainSpec
-from pipeline.errors import DatasetError, TrainingError
+from pipeline.errors import DatasetError, OutputError, TrainingError
 from tests.datasets_made import Made, flip_byte, make_dataset
 
 QUICK = TrainSpec(width=4, epochs=4, batch_size=5, seed=1, dropout=0.2)
@@ -252,6 +253,53 @@ def test_damaged_checkpoint_is_named_and_the_one_before_serves(
     result = train.fit(small.root, None, run, resume=True)
     assert _history(run) == _history(done.run)
     np.testing.assert_array_equal(result.evaluation.predicted, done.evaluation.predicted)
+
+
+def test_full_disk_is_explained_and_the_run_goes_on(
+    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    whole = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "epoch-00002.npz":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(source, target)
+
+    arguments = ["fit", str(small.root), "--run", str(run), "--epochs", "3", "--width", "2"]
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", full)
+        stopped = CliRunner().invoke(cli.cli, arguments)
+    assert isinstance(stopped.exception, OutputError)
+    assert str(stopped.exception).endswith("epoch-00002.npz: the disk is full; free space")
+    assert f"--run {run} --resume" in stopped.stderr
+    assert not list(run.rglob("*.tmp*"))
+    again = CliRunner().invoke(cli.cli, ["fit", str(small.root), "--run", str(run), "--resume"])
+    assert again.exit_code == 0, again.output
+    assert len(_history(run)) == 3
+
+
+def test_no_advice_to_go_on_with_another_run(small: Made, done: train.FitResult) -> None:
+    arguments = ["fit", str(small.root), "--run", str(done.run), "--epochs", "1"]
+    refused = CliRunner().invoke(cli.cli, arguments)
+    assert isinstance(refused.exception, TrainingError)
+    assert "--resume" not in refused.stderr
+
+
+def test_results_that_cannot_be_written_say_why(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+
+    def save(temporary: Path) -> None:
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"x")
+
+    with pytest.raises(OutputError, match=r"a\.csv: the disk is full") as caught:
+        save_atomically(tmp_path / "a.csv", save)
+    assert caught.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="No such file or directory"):
+        save_atomically(tmp_path / "none" / "a.csv", lambda path: path.write_bytes(b"x"))
 
 
 def test_checkpoint_of_another_network_is_refused(done: train.FitResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -150,6 +151,103 @@ def test_wrong_counts_parameters_and_targets(dataset: Path) -> None:
 
     rewritten(dataset, other_parameter)
     assert any("not those of" in fault for fault in faults(dataset))
+
+
+@pytest.mark.parametrize("key", ["maximum", "variance"])
+def test_moments_that_the_samples_do_not_have(dataset: Path, key: str) -> None:
+    def other(body: dict) -> None:
+        body["universes"][3]["snapshots"][1][key] *= 1.001
+
+    before = getattr(load(dataset).universes[3].snapshots[1], key)
+    rewritten(dataset, other)
+    (fault,) = faults(dataset)
+    assert fault.startswith("universe u003, redshift 1: the ")
+    assert f"{before:.10g}, expected {before * 1.001:.10g}" in fault
+
+
+def _unknown_universe(body: dict) -> None:
+    body["splits"]["train"]["universes"][0] = "nobody"
+
+
+def _no_parameter(body: dict) -> None:
+    for universe in body["universes"]:
+        del universe["parameters"]["n_s"]
+
+
+def _too_many_samples(body: dict) -> None:
+    body["shards"][-1]["samples"] += 100
+
+
+def _too_few_universes(body: dict) -> None:
+    for split in body["splits"].values():
+        split["universes"].pop()
+
+
+def _other_samples_per_universe(body: dict) -> None:
+    for split in body["splits"].values():
+        split["samples_per_universe"] = 10**12
+
+
+def _far_channel(body: dict) -> None:
+    for universe in body["universes"]:
+        universe["snapshots"][1]["channel"] = 5
+
+
+def _other_channels(body: dict) -> None:
+    body["layout"]["sample_shape"][3] = 3
+
+
+def _other_sides(body: dict) -> None:
+    body["layout"]["subvolumes"] = 1000
+
+
+def _no_split(body: dict) -> None:
+    del body["splits"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_unknown_universe, "universe nobody: in a split, but not described"),
+        (_no_parameter, "n_s = None"),
+        (_too_many_samples, "shards hold "),
+        (_too_few_universes, "samples, expected "),
+        (_other_samples_per_universe, "1000000000000 samples a universe, expected 1"),
+        (_far_channel, "channels [0, 5], expected them in order"),
+        (_other_channels, "samples of 3 channels, but 2 redshifts"),
+        (_other_sides, "1000 a side: expected 4 cells a side in all"),
+    ],
+)
+def test_what_cannot_be_decoded_is_said_and_left_out(
+    dataset: Path, change: object, said: str
+) -> None:
+    """No inconsistency of a manifest with itself is a traceback."""
+    rewritten(dataset, change)
+    found = faults(dataset)
+    assert any(said in fault for fault in found), found
+    assert any("samples were not looked at, for the faults above" in fault for fault in found)
+
+
+def test_shards_of_a_split_that_is_not_described(dataset: Path) -> None:
+    rewritten(dataset, _no_split)
+    assert any("of the split test, which is not described" in fault for fault in faults(dataset))
+
+
+@pytest.mark.parametrize("path", ["train.zarr/density/zarr.json", "train.zarr/zarr.json"])
+def test_zarr_metadata_that_is_none(dataset: Path, path: str) -> None:
+    """Rightly listed, with the right digest, and yet not Zarr."""
+    if load(dataset).layout.format != "zarr":
+        pytest.skip("only Zarr has metadata")
+    (dataset / path).write_bytes(b"[]")
+
+    def listed(body: dict) -> None:
+        (file,) = (file for file in body["files"] if file["path"] == path)
+        file |= {"bytes": 2, "digest": "sha256:" + hashlib.sha256(b"[]").hexdigest()}
+
+    rewritten(dataset, listed)
+    found = faults(dataset)
+    assert found
+    assert all(fault.startswith("train.zarr") for fault in found)
 
 
 def test_missing_samples_are_counted(dataset: Path) -> None:

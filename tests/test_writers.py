@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DatasetError, OutputError
 from pipeline.write.atomic import atomic_path, sweep_temporaries, write_atomically
-from pipeline.write.tfrecord import decode_example, encode_records, read_records
+from pipeline.write.tfrecord import decode_example, encode_records, most_bytes, read_records
 from pipeline.write.zarr import DensityArray, encode_shard
+
+MOST = most_bytes(4, 4 * 4 * 4 * 2 * 4)
 
 
 def samples(n: int = 3, dtype: str = "int16") -> np.ndarray:
@@ -92,11 +95,11 @@ def test_records_round_trip(n: int, dtype: str) -> None:
         raw = gzip.decompress(encoded.data) if compress else encoded.data
         for number, line in enumerate(encoded.index.decode().splitlines()):
             offset, length = map(int, line.split())
-            (record,) = read_records(raw[offset : offset + length], False, "one")
+            (record,) = read_records(raw[offset : offset + length], False, "one", MOST)
             flat, target = decode_example(record, dtype, "one")
             np.testing.assert_array_equal(flat.reshape(x.shape[1:]), x[number])
             np.testing.assert_array_equal(target, y[number])
-        assert len(list(read_records(encoded.data, compress, "all"))) == n
+        assert len(list(read_records(encoded.data, compress, "all", MOST))) == n
         assert encode_records(x, y, compress).data == encoded.data
 
 
@@ -107,12 +110,33 @@ def test_every_cut_and_flip_of_a_record_is_found() -> None:
         if length == boundary:
             continue  # a whole record fewer: found by the manifest's count and size
         with pytest.raises(DatasetError, match=r"a\.tfrecord: record"):
-            list(read_records(raw[:length], False, "a.tfrecord"))
+            list(read_records(raw[:length], False, "a.tfrecord", MOST))
     for position in range(0, len(raw), 5):
         changed = bytearray(raw)
         changed[position] ^= 0x10
         with pytest.raises(DatasetError, match=r"a\.tfrecord: record"):
-            list(read_records(bytes(changed), False, "a.tfrecord"))
+            list(read_records(bytes(changed), False, "a.tfrecord", MOST))
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
+    """Many members, each of zeros, of which no more than the limit is held."""
+    bomb = gzip.compress(bytes(1 << 20)) * 8
+    most = most_bytes(2, 4 * 4 * 4 * 2 * 2)
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=f"a: unpacks to more than the {most} bytes"):
+        list(read_records(bomb, True, "a", most))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    whole = encode_records(samples(2), targets(2), compress=True).data
+    assert len(list(read_records(whole, True, "a", most))) == 2
+
+
+@pytest.mark.parametrize("position", [0, 1, 20, 60, -8, -1])
+def test_a_changed_gzip_file_is_refused(position: int) -> None:
+    changed = bytearray(encode_records(samples(2), targets(2), compress=True).data)
+    changed[position] ^= 0xFF
+    with pytest.raises(DatasetError, match=r"^a: "):
+        list(read_records(bytes(changed), True, "a", MOST))
 
 
 @given(raw=st.binary(max_size=100))

@@ -13,7 +13,9 @@ FloatList (2) inside the value, see ``tensorflow/core/example/example.proto``.
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,7 +29,11 @@ _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
 """Bytes that the framing adds to each record."""
 
+RECORD_SLACK = 4096
+"""Most bytes of a record beside its sample: targets, names and lengths of the Example."""
+
 GZIP_LEVEL = 6
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -111,15 +117,31 @@ def _example(sample: np.ndarray, target: np.ndarray) -> bytes:
     return _field(1, x + y)
 
 
-def read_records(raw: bytes, compressed: bool, name: str) -> Iterator[bytes]:
+def most_bytes(samples: int, sample_bytes: int) -> int:
+    """Most bytes that the records of so many samples have, not compressed."""
+    return samples * (sample_bytes + FRAMING_BYTES + RECORD_SLACK)
+
+
+def read_records(raw: bytes, compressed: bool, name: str, most: int) -> Iterator[bytes]:
     """Data of each record, both checksums checked.
+
+    Parameters
+    ----------
+    raw : bytes
+        The file.
+    compressed : bool
+        Whether it is a gzip file.
+    name : str
+        For messages.
+    most : int
+        Bytes that it may unpack to, see :func:`most_bytes`.
 
     Raises
     ------
     DatasetError
-        If the file is cut or a checksum is wrong; names the file and record.
+        If the file is cut, unpacks to more, or a checksum is wrong; names the file and record.
     """
-    raw = _decompress(raw, name) if compressed else raw
+    raw = _decompress(raw, name, most) if compressed else raw
     offset = number = 0
     while offset < len(raw):
         if offset + FRAMING_BYTES > len(raw):
@@ -138,11 +160,18 @@ def read_records(raw: bytes, compressed: bool, name: str) -> Iterator[bytes]:
         offset, number = end + _FOOTER.size, number + 1
 
 
-def _decompress(raw: bytes, name: str) -> bytes:
+def _decompress(raw: bytes, name: str, most: int) -> bytes:
+    pieces, left = [], most + 1
     try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            while left and (piece := file.read(min(left, _BLOCK_BYTES))):
+                pieces.append(piece)
+                left -= len(piece)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DatasetError(f"{name}: not a whole gzip file: {error}") from error
+    if not left:
+        raise DatasetError(f"{name}: unpacks to more than the {most} bytes its records can have")
+    return b"".join(pieces)
 
 
 def decode_example(data: bytes, dtype: str, name: str) -> tuple[np.ndarray, np.ndarray]:
