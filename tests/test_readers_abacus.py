@@ -490,4 +490,6 @@ def fuzz_file(factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     if not FUZZED:
         paths = write_slices(factory.mktemp("abacus"), centred(60), n_slabs=1, listing=False)
         FUZZED.append((paths[0], paths[0].read_bytes()))
+        # compiled now: that is no allocation by a file
+        read_all(open_snapshot(paths[0], ReadOptions(format="abacus")))
     return FUZZED[0]

@@ -428,4 +428,6 @@ def fuzz_root(factory: pytest.TempPathFactory) -> Path:
         for name in ("Header/attr-v2", "1/Position/header", "1/Mass/header", "1/Position/000001"):
             FUZZED[name] = (root / name).read_bytes()
         ROOTS.append(root)
+        # compiled now: that is no allocation by a file
+        read_all(open_snapshot(root / "Header/attr-v2", ReadOptions(format="bigfile")))
     return ROOTS[0]
