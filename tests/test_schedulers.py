@@ -36,6 +36,18 @@ def running(*command: object) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@contextmanager
+def scheduler_and_worker(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``dask scheduler`` and one ``dask worker`` as a user starts them; gives the scheduler."""
+    dask = BIN / "dask"
+    where = ("--scheduler-file", file, "--no-dashboard")
+    with (
+        running(dask, "scheduler", "--host", LOOPBACK, "--port", "0", *where) as scheduler,
+        running(dask, "worker", "--nthreads", "1", *where),
+    ):
+        yield scheduler
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size):
@@ -60,21 +72,7 @@ def test_dask_scheduler_and_worker_from_the_shell(
     ensemble: Path, tmp_path: Path, prep: Run
 ) -> None:
     file = tmp_path / "scheduler.json"
-    dask = BIN / "dask"
-    with (
-        running(
-            dask,
-            "scheduler",
-            "--host",
-            LOOPBACK,
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            file,
-        ),
-        running(dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"),
-    ):
+    with scheduler_and_worker(file):
         check_builds(ensemble, prep, str(file))  # which waits for the scheduler itself
 
 
@@ -122,21 +120,7 @@ def test_a_scheduler_that_goes_away(ensemble: Path, tmp_path: Path, prep: Run) -
     """Slurm ends the scheduler with the job: an error and a way to go on, no traceback."""
     file = tmp_path / "scheduler.json"
     write_recipe(ensemble, grid__scheme="pcs", grid__n_grid=128, output__samples_per_shard=8)
-    dask = BIN / "dask"
-    with (
-        running(
-            dask,
-            "scheduler",
-            "--host",
-            LOOPBACK,
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            file,
-        ) as scheduler,
-        running(dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"),
-    ):
+    with scheduler_and_worker(file) as scheduler:
         wait_for(file)
         killer = threading.Thread(target=_kill_after_a_shard, args=(ensemble / "out", scheduler))
         killer.start()
