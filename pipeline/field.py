@@ -1,14 +1,14 @@
-"""From a snapshot to the channels of a cube: deposited, mass checked, measured."""
+"""From a snapshot to a channel of a cube: deposited, mass checked, measured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from pipeline.deposit import Scheme, deposit, new_grid
+from pipeline.deposit import Assigned, Scheme, assign
 from pipeline.errors import SnapshotError
+from pipeline.read_ahead import ahead
 from pipeline.snapshot import Snapshot, SnapshotHeader
 
 
@@ -42,67 +42,64 @@ class ChannelStatistics:
     particle_mass: float | None = None
 
 
-class Scaled(Protocol):
-    """Has the grid's integer of one unit of the stored cube: a Scheme, or a Scale."""
+def fill_counts(
+    snapshot: Snapshot, channel: np.ndarray, scheme: Scheme, origin: str, threads: int = 1
+) -> ChannelStatistics:
+    """Deposit a whole snapshot, each particle counting 1, into a channel of the cube.
 
-    @property
-    def unit(self) -> float:
-        """The integer."""
-        ...
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What the integers of a grid mean.
-
-    Attributes
+    Parameters
     ----------
-    unit : float
-        Integer of one unit of the stored cube: of one particle, or of the mean
-        mass of one.
-    total : int
-        What the whole grid must add up to, exactly.
-    particle_mass : float or None
-        Mass of all particles before it was made an integer, 1e10 Msun/h.
-    mass_unit : float or None
-        Mass of the integer 1, 1e10 Msun/h.
-    """
-
-    unit: float
-    total: int
-    particle_mass: float | None = None
-    mass_unit: float | None = None
-
-    @property
-    def deviation(self) -> float:
-        """Relative difference of the integers from the masses; none for counts."""
-        if self.particle_mass is None or self.mass_unit is None:
-            return 0.0
-        return self.total * self.mass_unit / self.particle_mass - 1
-
-
-def count_scale(n_particles: int, scheme: Scheme) -> Scale:
-    """Scale of a grid on which each particle counts 1."""
-    return Scale(scheme.unit, n_particles * scheme.unit)
-
-
-def deposit_snapshot(snapshot: Snapshot, n_grid: int, scheme: Scheme, origin: str) -> np.ndarray:
-    """Grid of a whole snapshot, ``(n_grid, n_grid, n_grid)`` int64 in the scheme's unit.
+    snapshot : Snapshot
+    channel : numpy.ndarray
+        View ``cube[..., c]``, ``(n_grid, n_grid, n_grid)``, of floats, or, for
+        NGP, of integers.
+    scheme : Scheme
+    origin : {'cell', 'node'}
+        See ``deposit.assign``.
+    threads : int
+        Threads that deposit; reading goes on beside them.
 
     Raises
     ------
     SnapshotError
-        If positions are not finite, or other numbers of particles arrive than
-        the header promised.
+        If positions are not finite, other numbers of particles arrive than
+        the header promised, mass was lost, or a cell is too full for the type.
     """
-    grid = new_grid(n_grid)
     header = snapshot.header
-    read = not_finite = 0
-    for positions in snapshot.iter_positions():
-        not_finite += deposit(positions, grid, header.box_size, scheme, origin)
-        read += len(positions)
-    check_read(header, read, not_finite)
-    return grid
+    with ahead(snapshot.iter_positions()) as chunks:
+        assigned = assign(
+            chunks,
+            channel,
+            header.box_size,
+            scheme,
+            origin=origin,
+            n_particles=header.n_particles,
+            threads=threads,
+        )
+    check_read(header, assigned.n_particles, assigned.not_finite)
+    check_mass(assigned.total, header.n_particles * scheme.unit, scheme.unit)
+    if channel.dtype.kind in "iu":
+        check_fits(assigned.largest, channel.dtype)
+    return statistics(assigned, channel.size, scheme.unit)
+
+
+def statistics(
+    assigned: Assigned,
+    n_cells: int,
+    unit: float,
+    mass_deviation: float = 0.0,
+    particle_mass: float | None = None,
+) -> ChannelStatistics:
+    """What is recorded of a deposit; ``unit`` whole units are one unit of the cube."""
+    mean = assigned.n_particles / n_cells
+    return ChannelStatistics(
+        n_particles=assigned.n_particles,
+        mass=float(assigned.n_particles),
+        mass_deviation=mass_deviation,
+        maximum=assigned.largest / unit,
+        variance=assigned.second / n_cells / mean**2 - 1,
+        particle_mass=particle_mass,
+    )
 
 
 def check_read(header: SnapshotHeader, read: int, not_finite: int) -> None:
@@ -124,55 +121,19 @@ def check_read(header: SnapshotHeader, read: int, not_finite: int) -> None:
         )
 
 
-def measure(grid: np.ndarray, n_particles: int, scale: Scale) -> ChannelStatistics:
-    """Mass check and statistics of a grid of integers.
+def check_mass(found: int, expected: int, unit: float) -> None:
+    """Refuse a grid that does not hold exactly the mass of its particles.
 
     Raises
     ------
     SnapshotError
-        If the grid does not hold exactly the mass of its particles.
+        With both, in units of one particle.
     """
-    # summed as Python integers a slab at a time: 2^31 particles of 2^32 fill 63 bits
-    mass = sum(int(slab.sum()) for slab in grid)
-    if mass != scale.total:
+    if found != expected:
         raise SnapshotError(
-            f"the cube holds {mass / scale.unit} particles, {scale.total / scale.unit} were read: "
+            f"the cube holds {found / unit} particles, {expected / unit} were read: "
             "mass assignment lost mass, please report this"
         )
-    mean = n_particles / grid.size
-    second = sum(float(np.square(slab / scale.unit).sum()) for slab in grid) / grid.size
-    return ChannelStatistics(
-        n_particles=n_particles,
-        mass=float(n_particles),
-        mass_deviation=scale.deviation,
-        maximum=float(grid.max()) / scale.unit,
-        variance=second / mean**2 - 1,
-        particle_mass=scale.particle_mass,
-    )
-
-
-def store_channel(grid: np.ndarray, scale: Scaled, channel: np.ndarray) -> None:
-    """Write a grid of integers into a channel of the cube, in the cube's unit and type.
-
-    Parameters
-    ----------
-    grid : numpy.ndarray
-        ``(n_grid, n_grid, n_grid)`` int64.
-    scale : Scaled
-        Its ``unit`` becomes 1.
-    channel : numpy.ndarray
-        View ``cube[..., c]`` of an integer or float32 cube.
-
-    Raises
-    ------
-    SnapshotError
-        If a cell is too full for the type.
-    """
-    if channel.dtype.kind == "f":
-        np.divide(grid, scale.unit, out=channel, casting="unsafe")
-        return
-    check_fits(int(grid.max()), channel.dtype)
-    channel[...] = grid
 
 
 def check_fits(largest: int, dtype: np.dtype) -> None:

@@ -3,61 +3,97 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.deposit import Scheme, deposit_weighted, new_grid
+from pipeline.deposit import Assigned, Deposit, Scheme
 from pipeline.deposit.masses import TOTAL_BITS, bad_masses, mass_unit, quantise
 from pipeline.errors import SnapshotError
-from pipeline.field import Scale, check_read
+from pipeline.field import ChannelStatistics, check_mass, check_read, statistics
+from pipeline.read_ahead import ahead
 from pipeline.snapshot import Snapshot, SnapshotHeader
 
 SUM_TOLERANCE = 1e-9
 """Relative, of a float64 sum of many masses against one taken in another order."""
 
 
-def deposit_masses(
-    snapshot: Snapshot, n_grid: int, scheme: Scheme, origin: str
-) -> tuple[np.ndarray, Scale]:
-    """Grid of the masses of a whole snapshot.
+def fill_masses(
+    snapshot: Snapshot, channel: np.ndarray, scheme: Scheme, origin: str, threads: int = 1
+) -> ChannelStatistics:
+    """Deposit the masses of a whole snapshot into a channel of the cube.
 
     Where the headers do not tell the mass of the chosen particles
     (``header.selected_mass``) the snapshot is read twice, first to add it up:
     the unit of mass has to be known before the first particle is deposited.
 
-    Returns
-    -------
-    grid : numpy.ndarray
-        ``(n_grid, n_grid, n_grid)`` int64 in units of mass.
-    scale : Scale
-        In units of the mean mass of a particle.
+    Parameters
+    ----------
+    snapshot, scheme, origin, threads
+        As for ``field.fill_counts``.
+    channel : numpy.ndarray
+        View ``cube[..., c]`` of floats; takes units of the mean mass of a particle.
 
     Raises
     ------
     SnapshotError
         If masses are negative, NaN or all 0, or add up to another mass than
-        the header's; and as :func:`deposit_snapshot`.
+        the header's; and as ``fill_counts``.
     """
-    header, grid = snapshot.header, new_grid(n_grid)
-    unit = _mass_unit(snapshot)
-    read = not_finite = bad = total = 0
-    particle_mass = 0.0
-    for positions, masses in snapshot.iter_weighted():
-        wrong = bad_masses(masses)
-        bad += int(np.count_nonzero(wrong))
-        amounts = _quantised(header, np.where(wrong, 0.0, masses), unit)
-        not_finite += deposit_weighted(
-            positions, amounts, grid, header.box_size, scheme, origin=origin
-        )
-        read += len(positions)
-        total += int(amounts.sum())
-        particle_mass += float(masses.sum())
-        if total >= 1 << TOTAL_BITS:
-            raise _changed(header, particle_mass)
-    _check_masses(header, read, bad)
-    check_read(header, read, not_finite)
-    _check_mass(header, total * unit, unit)
-    return grid, Scale(total / header.n_particles, total, particle_mass, unit)
+    header = snapshot.header
+    amounts = _Amounts(header, _mass_unit(snapshot))
+    deposit = Deposit(
+        channel.shape[0],
+        header.box_size,
+        scheme,
+        origin=origin,
+        weighted=True,
+        n_particles=header.n_particles,
+        threads=threads,
+    )
+    with ahead(snapshot.iter_weighted()) as chunks, deposit.running():
+        for positions, numbers in amounts.of(chunks):
+            deposit.add(positions, numbers)
+        # without mass there is no mean mass, and the check below says so
+        assigned = deposit.write(channel, max(amounts.total, 1) / header.n_particles)
+    amounts.check(assigned)
+    return statistics(
+        assigned,
+        channel.size,
+        amounts.total / header.n_particles,
+        amounts.total * amounts.unit / amounts.particle_mass - 1,
+        amounts.particle_mass,
+    )
+
+
+class _Amounts:
+    """Masses of a stream made whole numbers of ``unit``, added up and checked."""
+
+    def __init__(self, header: SnapshotHeader, unit: float) -> None:
+        self.header, self.unit = header, unit
+        self.bad = self.total = 0
+        self.particle_mass = 0.0
+
+    def of(
+        self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions and amounts of each chunk."""
+        for positions, masses in chunks:
+            wrong = bad_masses(masses)
+            self.bad += int(np.count_nonzero(wrong))
+            numbers = _quantised(self.header, np.where(wrong, 0.0, masses), self.unit)
+            self.total += int(numbers.sum())
+            self.particle_mass += float(masses.sum())
+            if self.total >= 1 << TOTAL_BITS:
+                raise _changed(self.header, self.particle_mass)
+            yield positions, numbers
+
+    def check(self, assigned: Assigned) -> None:
+        """Refuse what was read, if it is not what it should be."""
+        _check_masses(self.header, assigned.n_particles, self.bad)
+        check_read(self.header, assigned.n_particles, assigned.not_finite)
+        _check_mass(self.header, self.total * self.unit, self.unit)
+        check_mass(assigned.total, self.total, self.total / assigned.n_particles)
 
 
 def _mass_unit(snapshot: Snapshot) -> float:

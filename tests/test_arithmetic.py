@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from pipeline.augment import SYMMETRIES, apply_symmetry, variant
 from pipeline.config import Recipe
 from pipeline.deposit import get_scheme
 from pipeline.errors import InputError, SnapshotError
-from pipeline.field import store_channel
+from pipeline.field import fill_counts
 from pipeline.plan import make_plan
+from pipeline.snapshot import Snapshot, SnapshotHeader
 from pipeline.split import assign_splits
 from pipeline.subvolume import join_subvolumes, split_cube, subvolume_indices
 from pipeline.survey import SurveyedUniverse
@@ -146,12 +148,23 @@ def test_every_sample_is_in_one_shard(
     assert len(set(paths)) == len(paths)
 
 
+class Crowd(Snapshot):
+    """40,000 particles at one place."""
+
+    def iter_positions(self, chunk_particles: int = 1000) -> Iterator[np.ndarray]:
+        for begin in range(0, 40_000, chunk_particles):
+            yield np.full((min(chunk_particles, 40_000 - begin), 3), 3.3)
+
+
 def test_a_cell_too_full_for_the_type_is_refused() -> None:
-    grid = np.zeros((4, 4, 4), np.int64)
-    grid[1, 2, 3] = 40_000
-    store_channel(grid, get_scheme("ngp"), np.empty((4, 4, 4), np.uint16))
+    """Fault row 22."""
+    crowd = Crowd(SnapshotHeader((Path("crowd"),), "made", 10.0, 0.0, 40_000, "Mpc/h"))
+    for dtype in (np.uint16, np.int32, np.float32):
+        cells = np.empty((4, 4, 4), dtype)
+        assert fill_counts(crowd, cells, get_scheme("ngp"), "cell").maximum == 40_000
+        assert cells.max() == cells.sum() == 40_000
     with pytest.raises(SnapshotError, match=r"40000 particles, more than int16 can \(32767\)"):
-        store_channel(grid, get_scheme("ngp"), np.empty((4, 4, 4), np.int16))
+        fill_counts(crowd, np.empty((4, 4, 4), np.int16), get_scheme("ngp"), "cell")
 
 
 def test_paths_stay_in_the_data_set(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from pipeline.cluster import ClusterChoice
 from pipeline.config import load_recipe
 from pipeline.deposit import get_scheme, scheme_names
 from pipeline.errors import CosmoflowError, InputError, RecipeError, SnapshotError
-from pipeline.field import deposit_snapshot
 from pipeline.readers import get_reader, open_snapshot, reader_names
 from pipeline.snapshot import ReadOptions
 from pipeline.stream_check import PositionFacts, stream
 from pipeline.survey import Refusal, try_survey
 from pipeline.universes import list_universes
+from tests.deposits_made import deposit_snapshot
 from tests.ensembles_made import BOX_SIZE, write_recipe
 from tests.snapshots_made import random_positions, write_gadget_binary, write_gadget_hdf5
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from pipeline.deposit import get_scheme
 from pipeline.errors import SnapshotError
-from pipeline.field import deposit_snapshot
 from pipeline.readers import open_snapshot, sniff
 from pipeline.readers.asdf_block import iter_block, read_tree
 from pipeline.readers.discover import find_snapshots
@@ -32,6 +31,7 @@ from tests.abacus_made import (
     write_slices,
     write_subsample,
 )
+from tests.deposits_made import deposit_snapshot
 from tests.snapshots_made import random_positions
 
 BOX = 32.0

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import SnapshotError
-from pipeline.field import deposit_snapshot
 from pipeline.readers import open_snapshot, sniff, tipsy
 from pipeline.readers.discover import find_snapshots
 from pipeline.snapshot import ReadOptions
 from pipeline.units import RHO_CRIT
+from tests.deposits_made import deposit_snapshot
 from tests.formats_made import outcome, read_all, read_weighted, with_options, write_tipsy
 
 OPTIONS = ReadOptions(box_size=100.0)

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.deposit import get_scheme
 from pipeline.errors import SnapshotError
-from pipeline.field import deposit_snapshot
 from pipeline.readers import open_snapshot
 from pipeline.ready_field import fill_ready
 from pipeline.snapshot import GridSnapshot, ReadOptions
+from tests.deposits_made import deposit_snapshot
 
 GADGET2_ICS = ReadOptions(box_size=50.0, Omega_m=0.3, h=0.7, length_unit="kpc/h")
 

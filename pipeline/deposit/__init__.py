@@ -1,21 +1,14 @@
-"""Mass assignment: a registry of schemes, numba kernels, and a float64 NumPy oracle."""
+"""Mass assignment: schemes, a deposit that gives the same bits every time, a NumPy oracle."""
 
-from pipeline.deposit.registry import (
-    UNIT,
-    Scheme,
-    deposit,
-    deposit_weighted,
-    get_scheme,
-    new_grid,
-    scheme_names,
-)
+from pipeline.deposit.assign import Assigned, Deposit, assign
+from pipeline.deposit.schemes import UNIT, Scheme, get_scheme, scheme_names
 
 __all__ = [
     "UNIT",
+    "Assigned",
+    "Deposit",
     "Scheme",
-    "deposit",
-    "deposit_weighted",
+    "assign",
     "get_scheme",
-    "new_grid",
     "scheme_names",
 ]

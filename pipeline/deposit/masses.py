@@ -1,7 +1,7 @@
 """Particle masses as whole numbers of a mass unit, so that their sums do not depend on order.
 
-The unit is a power of two, at most ``2^-32`` of the mean mass of a particle for
-up to 2^28 particles and twice as much for every doubling beyond (all masses
+The unit is a power of two, at most ``2^-28`` of the mean mass of a particle for
+up to 2^32 particles and twice as much for every doubling beyond (all masses
 together stay below 2^62).  A particle's mass is rounded to it once; from there
 on every sum is exact.
 """
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from pipeline.deposit.kernels import UNIT_BITS
+from pipeline.deposit.schemes import MOST_AMOUNT, UNIT_BITS
 
 TOTAL_BITS = 62
 """All particles in one cell still fit an int64."""
@@ -60,9 +60,15 @@ def quantise(masses: np.ndarray, unit: float) -> np.ndarray:
     Raises
     ------
     ValueError
-        If they would not fit: they are heavier in all than was said before.
+        If they would not fit: one is millions of times heavier than the mean,
+        or they are heavier in all than was said before.
     """
     numbers = np.rint(masses / unit)
+    if numbers.max(initial=0.0) >= MOST_AMOUNT:
+        raise ValueError(
+            f"a particle of mass {masses.max():g} is too heavy beside the others: expected less "
+            f"than {MOST_AMOUNT * unit:g}, some millions of the mean"
+        )
     if float(numbers.sum()) >= 2.0**TOTAL_BITS:
         raise ValueError(f"masses of {float(masses.sum()):g} in all are more than was expected")
     return numbers.astype(np.int64)

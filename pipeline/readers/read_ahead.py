@@ -6,11 +6,12 @@ caller gets; a caller that stops early leaves no thread behind.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+
+from pipeline.threads import cores
 
 MAX_THREADS = 4
 """More do not read faster from one disk, and several workers share a machine."""
@@ -20,8 +21,7 @@ Jobs = list[Callable[[], None]]
 
 def n_threads() -> int:
     """Threads that fill one chunk: one a core that this process may use, at most 4."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(MAX_THREADS, cores or 1))
+    return min(MAX_THREADS, cores())
 
 
 def read_ahead(
