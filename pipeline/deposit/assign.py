@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from pipeline.deposit import tile_loops
+from pipeline.deposit import direct, tile_loops
+from pipeline.deposit.backends import CPU, get_backend
 from pipeline.deposit.bins import (
     NO_AMOUNTS,
     Bins,
@@ -32,6 +34,12 @@ from pipeline.deposit.tiles import Tiling
 
 BIN_BYTES = 1 << 30
 """Most memory of the bins of one deposit."""
+
+PARTICLES_A_THREAD = 1 << 16
+"""Fewer do not make up for a thread's start (8 cells to be written count as one)."""
+
+CELLS_TO_CLEAR = 500
+"""Grids with more cells than this for each particle stay empty in most of their rows."""
 
 BATCHES_A_THREAD = 8
 """Tiles are handed out in so many parts a thread, as none knows how full they are."""
@@ -77,6 +85,7 @@ def assign(
     n_particles: int | None = None,
     threads: int = 1,
     bin_bytes: int = BIN_BYTES,
+    backend: str = CPU,
 ) -> Assigned:
     """Deposit particles and write the grid.
 
@@ -110,13 +119,15 @@ def assign(
         Threads that deposit.
     bin_bytes : int
         Most memory of the bins.
+    backend : str
+        From ``backend_names``; the result has the same bits.
 
     Returns
     -------
     Assigned
         The caller compares ``largest`` with the limit of an integer ``out``.
     """
-    deposit = Deposit(
+    deposit = get_backend(backend)(
         out.shape[0],
         box_size,
         scheme,
@@ -150,14 +161,19 @@ class Deposit:
         threads: int = 1,
         bin_bytes: int = BIN_BYTES,
     ) -> None:
-        self.scheme, self.weighted, self.threads = scheme, weighted, threads
+        self.scheme, self.weighted = scheme, weighted
+        self.threads = useful_threads(threads, n_particles, n_grid)
         self.tiling = tiling_of(n_grid, scheme, weighted)
-        self._n_pages = bin_pages(self.tiling, weighted, n_particles, threads, bin_bytes)
-        # NGP and TSC look half a cell up, so that the nearest point is the cell below
-        offset = (0.5 if scheme.support % 2 else 0.0) - (0.5 if origin == "cell" else 0.0)
-        self._placing = (n_grid / box_size, offset + shift, n_grid)
+        self._n_pages = bin_pages(self.tiling, weighted, n_particles, self.threads, bin_bytes)
+        self._placing = placing_of(n_grid, box_size, scheme, origin, shift)
+        self._n_particles, self._bin_bytes = n_particles, bin_bytes
         self._resident = self._new_resident(0)
+        self._direct: direct.DirectSums | None = None
         self._read = 0
+
+    @staticmethod
+    def check_available() -> None:
+        """Whether this process can make such deposits: always."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -169,39 +185,57 @@ class Deposit:
             yield
         finally:
             self._bins.close()
+            if self._direct is not None:
+                self._direct.close()
             if self._pool is not None:
                 self._pool.shutdown()
 
     def add(self, positions: np.ndarray, amounts: np.ndarray = NO_AMOUNTS) -> None:
-        """Sort in a chunk of particles."""
+        """Take in a chunk of particles."""
+        if not self._read and self._goes_direct(positions):
+            self._direct = direct.DirectSums(self.tiling, self.scheme.unit)
         self._read += len(positions)
-        self._bins.add(positions, amounts, self._placing, self._spill)
+        if self._direct is None:
+            self._bins.add(positions, amounts, self._placing, self._spill)
+        else:
+            self._direct.add(positions, amounts, self._placing)
+
+    def _goes_direct(self, positions: np.ndarray) -> bool:
+        """Whether to do without sorting: for one thread, in order, in no more memory."""
+        if self.threads > 1 or self.tiling.counts or not len(positions):
+            return False
+        fits = direct.bytes_needed(self.tiling) <= self._bin_bytes
+        known = (self.tiling, positions, self._placing[0], self._n_particles)
+        return fits and direct.is_worthwhile(*known)
 
     def write(self, out: np.ndarray, unit: float | None = None) -> Assigned:
         """Deposit all tiles into ``out``."""
         tiling = self.tiling
         whole = np.zeros((tiling.n_tiles, 2), np.int64)
         squares = np.zeros(tiling.n_tiles)
-        factor = 1.0 if out.dtype.kind in "iu" else 1.0 / (unit or self.scheme.unit)
+        factor = cell_factor(out.dtype, self.scheme, unit)
+        divisor = square_divisor(out.dtype, self.scheme, unit)
+        if self._direct is not None:
+            self._direct.write(out, factor, whole, squares)
+            return measured(whole, squares, self._read, self._direct.not_finite, divisor)
         segments = self._bins.segments()
         resident = self._resident
 
+        # in order, memory is cleared faster than tile by tile
+        cleared = self._read * CELLS_TO_CLEAR < out.size and not len(resident)
+        if cleared:
+            out[...] = 0
+        results = (out, factor, whole, squares, cleared)
+
         def finish(tiles: np.ndarray, scratch: np.ndarray) -> None:
-            common = (self._frame, tiling.bounds, scratch, resident, out, factor, whole, squares)
+            common = (self._frame, tiling.bounds, scratch, resident, *results)
             if tiling.counts:
                 tile_loops.finish_counts(tiles, self._run(segments), *common)
             else:
                 tile_loops.finish_clouds(tiles, self._run(segments), *common, *self._shape)
 
         self._each_tile(segments, finish)
-        divisor = float(unit or self.scheme.unit) if factor == 1.0 else 1.0
-        return Assigned(
-            n_particles=self._read,
-            not_finite=self._bins.not_finite,
-            total=sum(int(t) for t in whole[:, 0]),
-            largest=int(whole[:, 1].max()),
-            second=float(squares.sum()) / divisor**2,
-        )
+        return measured(whole, squares, self._read, self._bins.not_finite, divisor)
 
     def _spill(self) -> None:
         """Move what the bins hold into the resident sums."""
@@ -255,9 +289,50 @@ class Deposit:
         return np.zeros((n_tiles, self.tiling.widest), dtype)
 
 
+def useful_threads(threads: int, n_particles: int | None, n_grid: int) -> int:
+    """So many threads at most, and one where starting more costs more than it gains."""
+    if n_particles is None:
+        return threads
+    return max(1, min(threads, (n_particles + n_grid**3 // 8) // PARTICLES_A_THREAD))
+
+
+@lru_cache(maxsize=8)
 def tiling_of(n_grid: int, scheme: Scheme, weighted: bool) -> Tiling:
-    """Tiles of a grid for a scheme."""
+    """Tiles of a grid for a scheme; kept, as a small deposit takes no longer than its tables."""
     return Tiling(n_grid, scheme.support, counts=scheme.support == 1 and not weighted)
+
+
+def placing_of(
+    n_grid: int, box_size: float, scheme: Scheme, origin: str, shift: float = 0.0
+) -> tuple[float, float, int]:
+    """Cells a length, offset in cells, cells a side."""
+    # NGP and TSC look half a cell up, so that the nearest point is the cell below
+    offset = (0.5 if scheme.support % 2 else 0.0) - (0.5 if origin == "cell" else 0.0)
+    return n_grid / box_size, offset + shift, n_grid
+
+
+def cell_factor(dtype: np.dtype, scheme: Scheme, unit: float | None) -> float:
+    """What whole cells are multiplied by when they are written as ``dtype``."""
+    return 1.0 if dtype.kind in "iu" else 1.0 / (unit or scheme.unit)
+
+
+def square_divisor(dtype: np.dtype, scheme: Scheme, unit: float | None) -> float:
+    """Whole units of one particle in the cells whose squares were added up."""
+    whole = cell_factor(dtype, scheme, unit) == 1.0
+    return float(unit or scheme.unit) if whole else 1.0
+
+
+def measured(
+    whole: np.ndarray, squares: np.ndarray, n_particles: int, not_finite: int, divisor: float
+) -> Assigned:
+    """What was deposited, of all tiles' sums, largest cells and sums of squares."""
+    return Assigned(
+        n_particles=n_particles,
+        not_finite=not_finite,
+        total=sum(int(t) for t in whole[:, 0]),
+        largest=int(whole[:, 1].max()),
+        second=float(squares.sum()) / divisor**2,
+    )
 
 
 def bin_pages(

@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.deposit.cells import prefetch_for_write
+from pipeline.deposit.tiles import GHOSTS
 
 FRACTION_BITS = 25
 """Tiles and their margins are narrower than 2^7 cells: 32 bits in all."""
@@ -31,6 +32,9 @@ FRACTION_MOST = (1 << FRACTION_BITS) - 1
 
 BLOCK = 512
 """Particles whose coordinates are computed together: they stay in the first cache."""
+
+LINE = 64
+"""Bytes of a cache line; the next one of a page is asked for early."""
 
 COPIES = 8
 """Most tiles that a cloud touches."""
@@ -68,7 +72,8 @@ def _far_cells(source: np.ndarray, cells: np.ndarray, placing: Placing) -> bool:
     for e in range(source.shape[0]):
         t = np.float64(source[e]) * scale + offset
         if np.isfinite(t):
-            t -= np.floor(t / n_grid) * n_grid
+            # exact, so that a particle has its cell whatever its neighbours in the block are
+            t = np.fmod(t, np.float64(n_grid))
             cells[e] = np.int32(np.floor(t)) + n_grid
         else:
             cells[e] = NOWHERE
@@ -77,7 +82,7 @@ def _far_cells(source: np.ndarray, cells: np.ndarray, placing: Placing) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _cells_and_parts(
+def cells_and_parts(
     source: np.ndarray, cells: np.ndarray, parts: np.ndarray, placing: Placing
 ) -> bool:
     """:func:`_cells`, and how far into the cell in units of ``2^-FRACTION_BITS``."""
@@ -102,13 +107,14 @@ def _cells_and_parts(
 def _far_cells_and_parts(
     source: np.ndarray, cells: np.ndarray, parts: np.ndarray, placing: Placing
 ) -> bool:
-    """:func:`_cells_and_parts` of coordinates anywhere."""
+    """:func:`cells_and_parts` of coordinates anywhere."""
     scale, offset, n_grid = placing
     nowhere = False
     for e in range(source.shape[0]):
         t = np.float64(source[e]) * scale + offset
         if np.isfinite(t):
-            t -= np.floor(t / n_grid) * n_grid
+            # exact, so that a particle has its cell whatever its neighbours in the block are
+            t = np.fmod(t, np.float64(n_grid))
             cells[e] = np.int32(np.floor(t)) + n_grid
             parts[e] = min(np.int32((t - np.floor(t)) * FRACTION_ONE), np.int32(FRACTION_MOST))
         else:
@@ -149,18 +155,23 @@ def bin_counts(
     Returns
     -------
     int
-        Particle that found no free page, or the number of particles.
+        Particle before which the pages were full, or the number of particles.
     """
     payload, cursor, page_tile = pages
     main_x, main_y, main_z = tables
     n_rows = flat.shape[0] // 3
     cells = np.empty(3 * BLOCK, np.uint32)
     mask, one = np.uint64(page_size - 1), np.uint64(1)
-    next_page, end_page = np.uint64(state[NEXT_PAGE]), np.uint64(state[END_PAGE])
+    next_page = np.uint64(state[NEXT_PAGE])
+    last_start = state[END_PAGE] - most_pages(cursor.shape[0], BLOCK, page_size)
     # the tile of the last particle keeps its slot here: memory is slower
     here = np.uint64(0)
     slot = cursor[here]
+    reached = n_rows
     for begin in range(first_row, n_rows, BLOCK):
+        if np.int64(next_page) > last_start:
+            reached = begin
+            break
         n = min(BLOCK, n_rows - begin)
         nowhere = _cells(flat[3 * begin : 3 * (begin + n)], cells, placing)
         for p in range(n):
@@ -175,10 +186,6 @@ def bin_counts(
                 here = tile
                 slot = cursor[here]
             if slot & mask == 0:
-                if next_page == end_page:
-                    cursor[here] = slot
-                    state[NEXT_PAGE] = next_page
-                    return begin + p
                 slot = next_page * np.uint64(page_size)
                 page_tile[next_page] = here
                 next_page += one
@@ -186,7 +193,7 @@ def bin_counts(
             slot += one
     cursor[here] = slot
     state[NEXT_PAGE] = next_page
-    return n_rows
+    return reached
 
 
 @njit(nogil=True, cache=True)
@@ -209,46 +216,103 @@ def bin_clouds(
     """
     payload, cursor, page_tile, page_amounts = pages
     payload_address = payload.ctypes.data
-    main_x, main_y, main_z, ghost_x, ghost_y, ghost_z = tables
+    main_x, main_y, main_z = tables[0], tables[1], tables[2]
     weighted = amounts.shape[0] > 0
     n_rows = flat.shape[0] // 3
     cells, parts = np.empty(3 * BLOCK, np.uint32), np.empty(3 * BLOCK, np.int32)
+    over = np.empty(BLOCK + 1, np.int64)
     mask, one, three = np.uint64(page_size - 1), np.uint64(1), np.uint64(3)
-    next_page, end_page = np.uint64(state[NEXT_PAGE]), np.uint64(state[END_PAGE])
+    next_page = np.uint64(state[NEXT_PAGE])
+    last_start = state[END_PAGE] - most_pages(cursor.shape[0], COPIES * BLOCK, page_size)
+    here = np.uint64(0)
+    slot = cursor[here]
+    reached = n_rows
     for begin in range(first_row, n_rows, BLOCK):
+        if np.int64(next_page) > last_start:
+            reached = begin
+            break
         n = min(BLOCK, n_rows - begin)
-        nowhere = _cells_and_parts(flat[3 * begin : 3 * (begin + n)], cells, parts, placing)
+        nowhere = cells_and_parts(flat[3 * begin : 3 * (begin + n)], cells, parts, placing)
+        n_over = 0
         for p in range(n):
             i, j, k = cells[3 * p], cells[3 * p + 1], cells[3 * p + 2]
             if nowhere and NOWHERE in (i, j, k):
                 state[NOT_FINITE] += 1
                 continue
-            if next_page + np.uint64(COPIES) > end_page:
-                state[NEXT_PAGE] = next_page
-                return begin + p
-            gx, gy, gz = ghost_x[i], ghost_y[j], ghost_z[k]
-            n_x, n_y, n_z = 1 + (gx >= 0), 1 + (gy >= 0), 1 + (gz >= 0)
-            for a in range(n_x):
-                kx = gx if a else main_x[i]
-                for b in range(n_y):
-                    ky = gy if b else main_y[j]
-                    for c in range(n_z):
-                        kz = gz if c else main_z[k]
-                        tile = np.uint64((kx + ky + kz) >> 32)
-                        slot = cursor[tile]
-                        if slot & mask == 0:
-                            slot = next_page * np.uint64(page_size)
-                            page_tile[next_page] = tile
-                            next_page += one
-                        word = three * slot
-                        prefetch_for_write(payload_address + np.int64(word) * 4 + 64)
-                        payload[word] = np.uint32((kx << FRACTION_BITS) + parts[3 * p])
-                        payload[word + one] = np.uint32((ky << FRACTION_BITS) + parts[3 * p + 1])
-                        payload[word + one + one] = np.uint32(
-                            (kz << FRACTION_BITS) + parts[3 * p + 2]
-                        )
-                        if weighted:
-                            page_amounts[slot] = amounts[begin + p]
-                        cursor[tile] = slot + one
+            kx, ky, kz = main_x[i], main_y[j], main_z[k]
+            # noted now and copied below: whether a cloud reaches over a face is hard to guess
+            over[n_over] = p
+            n_over += ((kx | ky | kz) & GHOSTS) != 0
+            tile = np.uint64((kx + ky + kz) >> 32)
+            if tile != here:
+                cursor[here] = slot
+                here = tile
+                slot = cursor[here]
+            if slot & mask == 0:
+                slot = next_page * np.uint64(page_size)
+                page_tile[next_page] = here
+                next_page += one
+            word = three * slot
+            prefetch_for_write(payload_address + np.int64(word) * 4 + LINE)
+            payload[word] = np.uint32((kx << FRACTION_BITS) + parts[3 * p])
+            payload[word + one] = np.uint32((ky << FRACTION_BITS) + parts[3 * p + 1])
+            payload[word + one + one] = np.uint32((kz << FRACTION_BITS) + parts[3 * p + 2])
+            if weighted:
+                page_amounts[slot] = amounts[begin + p]
+            slot += one
+        cursor[here] = slot
+        next_page = _append_ghosts(
+            over[:n_over], cells, parts, amounts, begin, tables, pages, page_size, next_page
+        )
+        slot = cursor[here]
+    cursor[here] = slot
     state[NEXT_PAGE] = next_page
-    return n_rows
+    return reached
+
+
+@njit(nogil=True, cache=True)
+def most_pages(n_tiles: int, appended: int, page_size: int) -> int:
+    """Most pages that are begun when so many places are taken."""
+    return min(appended, n_tiles + appended // page_size + 1)
+
+
+@njit(nogil=True, cache=True)
+def _append_ghosts(
+    over: np.ndarray,
+    cells: np.ndarray,
+    parts: np.ndarray,
+    amounts: np.ndarray,
+    begin: int,
+    tables: tuple[np.ndarray, ...],
+    pages: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    page_size: int,
+    next_page: np.uint64,
+) -> np.uint64:
+    """Append the clouds ``over`` of a block to the tiles that they touch besides their own."""
+    payload, cursor, page_tile, page_amounts = pages
+    main_x, main_y, main_z, ghost_x, ghost_y, ghost_z = tables
+    payload_address, weighted = payload.ctypes.data, amounts.shape[0] > 0
+    mask, one, three = np.uint64(page_size - 1), np.uint64(1), np.uint64(3)
+    for p in over:
+        i, j, k = cells[3 * p], cells[3 * p + 1], cells[3 * p + 2]
+        for which in range(1, COPIES):
+            kx = ghost_x[i] if which & 1 else main_x[i]
+            ky = ghost_y[j] if which & 2 else main_y[j]
+            kz = ghost_z[k] if which & 4 else main_z[k]
+            if (kx | ky | kz) < 0:
+                continue
+            tile = np.uint64((kx + ky + kz) >> 32)
+            slot = cursor[tile]
+            if slot & mask == 0:
+                slot = next_page * np.uint64(page_size)
+                page_tile[next_page] = tile
+                next_page += one
+            word = three * slot
+            prefetch_for_write(payload_address + np.int64(word) * 4 + LINE)
+            payload[word] = np.uint32((kx << FRACTION_BITS) + parts[3 * p])
+            payload[word + one] = np.uint32((ky << FRACTION_BITS) + parts[3 * p + 1])
+            payload[word + one + one] = np.uint32((kz << FRACTION_BITS) + parts[3 * p + 2])
+            if weighted:
+                page_amounts[slot] = amounts[begin + p]
+            cursor[tile] = slot + one
+    return next_page

@@ -101,7 +101,7 @@ class Bins:
         self._tiling, self._weighted = tiling, weighted
         self._pool, self._threads = pool, threads
         self._size = page_particles(tiling)
-        least = tiling.n_tiles + 2 * binning.COPIES
+        least = binning.most_pages(tiling.n_tiles, binning.COPIES * binning.BLOCK, self._size)
         self._pages_each = max(-(-n_pages // threads), least)
         self.not_finite = 0
         self._memory = ExitStack()

@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 from pipeline.deposit.vectors import (
     DOUBLE,
+    INT32,
     INT64,
     INT64S,
     LANES,
@@ -61,7 +62,17 @@ def _divide_along_z(vectors: Vectors, row: Any, sums: Any) -> Any:
     return b.sub(b.bitcast(until, INT64S), b.bitcast(before, INT64S))
 
 
-def _adder(support: int) -> Callable[..., None]:
+def _add_row(vectors: Vectors, address: Any, cells: Any) -> None:
+    old = vectors.load(address, cells.type)
+    vectors.store(address, vectors.builder.add(old, cells), 8)
+
+
+def _typed(support: int, generate: Callable[..., Any]) -> Any:
+    """What numba asks of an intrinsic: the types of its arguments, and its code."""
+    return types.void(*[types.int64] * 3, *[types.float64] * (1 + 3 * (support - 1))), generate
+
+
+def _adder(support: int) -> Any:
     """Intrinsic that adds a cloud of ``support`` cells a side.
 
     ``(address, stride_x, stride_y, amount, x_0.., y_0.., z_0..)``: address of
@@ -71,41 +82,57 @@ def _adder(support: int) -> Callable[..., None]:
     """
     inner = support - 1
 
-    def typed(typingctx: Any, *arguments: Any) -> Any:
-        signature = types.void(*[types.int64] * 3, *[types.float64] * (1 + 3 * inner))
+    def generate(context: Any, builder: Any, signature: Any, given: Values) -> Any:
+        address, stride_x, stride_y, amount = given[:4]
+        x, y, z = (given[4 + a * inner : 4 + (a + 1) * inner] for a in range(3))
+        vectors = Vectors(builder)
+        rows = _divide_along_y(vectors, _divide_along_x(vectors, amount, x), y)
+        along_z = vectors.of([*z, *[ONE] * (LANES - inner)])
+        for i in range(support):
+            plane = builder.add(address, builder.mul(stride_x, ir.Constant(INT64, i)))
+            for j in range(support):
+                row = vectors.shuffled(rows[j], NOTHING, [i] * LANES)
+                place = builder.add(plane, builder.mul(stride_y, ir.Constant(INT64, j)))
+                _add_row(vectors, place, _divide_along_z(vectors, row, along_z))
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: Any, signature: Any, given: Values) -> Any:
-            address, stride_x, stride_y, amount = given[:4]
-            x, y, z = (given[4 + a * inner : 4 + (a + 1) * inner] for a in range(3))
-            vectors = Vectors(builder)
-            rows = _divide_along_y(vectors, _divide_along_x(vectors, amount, x), y)
-            along_z = vectors.of([*z, *[ONE] * (LANES - inner)])
-            for i in range(support):
-                plane = builder.add(address, builder.mul(stride_x, ir.Constant(INT64, i)))
-                for j in range(support):
-                    row = vectors.shuffled(rows[j], NOTHING, [i] * LANES)
-                    cells = _divide_along_z(vectors, row, along_z)
-                    offset = builder.mul(stride_y, ir.Constant(INT64, j))
-                    address_of_row = builder.add(plane, offset)
-                    old = vectors.load(address_of_row, INT64S)
-                    vectors.store(address_of_row, builder.add(old, cells), 8)
-            return context.get_dummy_value()
+    return _typed(support, generate)
 
-        return signature, generate
 
-    return typed
+def _pair_adder() -> Any:
+    """:func:`_adder` of two cells a side: all four rows in one vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Values) -> Any:
+        address, stride_x, stride_y, amount, x, y, z = given
+        b, vectors = builder, Vectors(builder)
+        whole = vectors.splat(amount)
+        first = vectors.rounded(b.fmul(whole, vectors.splat(x)))
+        planes = vectors.shuffled(first, b.fsub(whole, first), [0, 1, 4, 5])
+        first = vectors.rounded(b.fmul(planes, vectors.splat(y)))
+        rows = vectors.shuffled(first, b.fsub(planes, first), [0, 5, 2, 7])
+        until = b.bitcast(vectors.shifted(b.fmul(rows, vectors.splat(z))), INT64S)
+        lower = b.sub(until, b.bitcast(MAGIC, INT64S))
+        upper = b.sub(b.bitcast(vectors.shifted(rows), INT64S), until)
+        for number in range(4):
+            pair = ir.Constant(ir.VectorType(INT32, 2), [number, LANES + number])
+            plane = builder.add(address, stride_x) if number >= 2 else address
+            place = builder.add(plane, stride_y) if number % 2 else plane
+            _add_row(vectors, place, b.shuffle_vector(lower, upper, pair))
+        return context.get_dummy_value()
+
+    return _typed(2, generate)
 
 
 @intrinsic
 def add_cic(typingctx, address, stride_x, stride_y, amount, x, y, z):  # type: ignore[no-untyped-def]
     """Add a cloud of 2^3 cells; see :func:`_adder`."""
-    return _adder(2)(typingctx)
+    return _pair_adder()
 
 
 @intrinsic
 def add_tsc(typingctx, address, stride_x, stride_y, amount, x0, x1, y0, y1, z0, z1):  # type: ignore[no-untyped-def]
     """Add a cloud of 3^3 cells; see :func:`_adder`."""
-    return _adder(3)(typingctx)
+    return _adder(3)
 
 
 @intrinsic
@@ -113,4 +140,4 @@ def add_pcs(  # type: ignore[no-untyped-def]
     typingctx, address, stride_x, stride_y, amount, x0, x1, x2, y0, y1, y2, z0, z1, z2
 ):
     """Add a cloud of 4^3 cells; see :func:`_adder`."""
-    return _adder(4)(typingctx)
+    return _adder(4)

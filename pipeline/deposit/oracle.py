@@ -12,7 +12,7 @@ import numpy as np
 
 
 def window(scheme: str, s: np.ndarray) -> np.ndarray:
-    """Window of a scheme at distance ``s >= 0`` in cells; see ``kernels`` for the sources."""
+    """Window of a scheme at distance ``s >= 0`` in cells; see ``tile_kernels`` for the sources."""
     if scheme == "cic":
         return np.where(s < 1, 1 - s, 0.0)
     if scheme == "tsc":
@@ -38,7 +38,9 @@ def deposit_reference(
     t = np.asarray(positions, np.float64) * (n_grid / box_size) + offset
     grid = np.zeros((n_grid,) * 3)
     if scheme == "ngp":
-        cells = np.floor(t + 0.5).astype(np.int64) % n_grid
+        # one offset: half a cell down and up again would lose a tiny negative position
+        t = np.asarray(positions, np.float64) * (n_grid / box_size) + (offset + 0.5)
+        cells = np.floor(t).astype(np.int64) % n_grid
         np.add.at(grid, tuple(cells.T), masses)
         return grid
     for shift in itertools.product(range(-2, 4), repeat=3):

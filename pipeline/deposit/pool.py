@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,12 @@ KEPT = 4
 
 _lock = threading.Lock()
 _free: list[np.ndarray] = []
+
+if hasattr(os, "register_at_fork"):
+    # a child forked while another thread holds the lock would wait for it for ever
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 @contextmanager

@@ -97,7 +97,8 @@ def add_cic_clouds(
 
 
 @njit(nogil=True, cache=True)
-def _tsc_sums(f: float) -> tuple[float, float]:
+def tsc_sums(f: float) -> tuple[float, float]:
+    """Sums of the weights of the first cell, and of the first two."""
     g = 1.0 - f
     return 0.5 * g * g, 1.0 - 0.5 * f * f
 
@@ -116,15 +117,16 @@ def add_tsc_clouds(
     base, weighted = acc.ctypes.data, amounts.shape[0] > 0
     for p in range(start, start + n):
         amount = np.float64(amounts[p]) if weighted else unit
-        x0, x1 = _tsc_sums(_fraction(payload[3 * p]))
-        y0, y1 = _tsc_sums(_fraction(payload[3 * p + 1]))
-        z0, z1 = _tsc_sums(_fraction(payload[3 * p + 2]))
+        x0, x1 = tsc_sums(_fraction(payload[3 * p]))
+        y0, y1 = tsc_sums(_fraction(payload[3 * p + 1]))
+        z0, z1 = tsc_sums(_fraction(payload[3 * p + 2]))
         first = base + 8 * _first_cell(payload, p, strides, 1)
         add_tsc(first, 8 * strides[0], 8 * strides[1], amount, x0, x1, y0, y1, z0, z1)
 
 
 @njit(nogil=True, cache=True)
-def _pcs_sums(f: float) -> tuple[float, float, float]:
+def pcs_sums(f: float) -> tuple[float, float, float]:
+    """Sums of the weights of the first cell, of the first two, of the first three."""
     g = 1.0 - f
     first, last = g * g * g * (1.0 / 6.0), f * f * f * (1.0 / 6.0)
     return first, first + (2.0 / 3.0 - f * f + 3.0 * last), 1.0 - last
@@ -144,9 +146,9 @@ def add_pcs_clouds(
     base, weighted = acc.ctypes.data, amounts.shape[0] > 0
     for p in range(start, start + n):
         amount = np.float64(amounts[p]) if weighted else unit
-        x0, x1, x2 = _pcs_sums(_fraction(payload[3 * p]))
-        y0, y1, y2 = _pcs_sums(_fraction(payload[3 * p + 1]))
-        z0, z1, z2 = _pcs_sums(_fraction(payload[3 * p + 2]))
+        x0, x1, x2 = pcs_sums(_fraction(payload[3 * p]))
+        y0, y1, y2 = pcs_sums(_fraction(payload[3 * p + 1]))
+        z0, z1, z2 = pcs_sums(_fraction(payload[3 * p + 2]))
         first = base + 8 * _first_cell(payload, p, strides, 1)
         add_pcs(first, 8 * strides[0], 8 * strides[1], amount, x0, x1, x2, y0, y1, y2, z0, z1, z2)
 
@@ -182,9 +184,39 @@ def add_resident(
 
 
 @njit(nogil=True, cache=True)
-def write_zeros(bounds: np.ndarray, out: np.ndarray) -> None:
-    """Empty the cells of a tile in which there is no particle."""
-    out[bounds[0] : bounds[1], bounds[2] : bounds[3], bounds[4] : bounds[5]] = 0
+def mark_count_rows(
+    touched: np.ndarray, stride_y: int, payload: np.ndarray, start: int, n: int
+) -> None:
+    """Mark the rows of the scratch to which counts will be added."""
+    for e in range(start, start + n):
+        touched[payload[e] // stride_y] = 1
+
+
+@njit(nogil=True, cache=True)
+def mark_cloud_rows(
+    touched: np.ndarray,
+    strides: tuple[int, int],
+    support: int,
+    payload: np.ndarray,
+    start: int,
+    n: int,
+) -> None:
+    """Mark the rows of the scratch to which clouds will be added."""
+    wide_y, below = strides[0] // strides[1], (support - 1) // 2
+    for p in range(start, start + n):
+        i = np.int64(payload[3 * p] >> np.uint32(FRACTION_BITS)) - below
+        j = np.int64(payload[3 * p + 1] >> np.uint32(FRACTION_BITS)) - below
+        for a in range(support):
+            for b in range(support):
+                touched[(i + a) * wide_y + j + b] = 1
+
+
+@njit(nogil=True, cache=True)
+def clear_rows(acc: np.ndarray, touched: np.ndarray, stride_y: int) -> None:
+    """Empty the marked rows of the scratch."""
+    for row in range(touched.shape[0]):
+        if touched[row]:
+            acc[row * stride_y : (row + 1) * stride_y] = 0
 
 
 @njit(nogil=True, cache=True)
@@ -238,6 +270,8 @@ def write_tile(
     out: np.ndarray,
     factor: float,
     whole: np.ndarray,
+    touched: np.ndarray,
+    cleared: bool,
 ) -> float:
     """Write a tile's own cells times ``factor`` into the grid.
 
@@ -254,6 +288,10 @@ def write_tile(
         integers as they are.
     whole : numpy.ndarray
         ``(2,)`` int64, taking sum and largest cell of the tile.
+    touched : numpy.ndarray
+        Which rows of the scratch are not 0 all along; without elements: all may be.
+    cleared : bool
+        ``out`` is 0 already.
 
     Returns
     -------
@@ -265,10 +303,16 @@ def write_tile(
     item, item_out, base = acc.itemsize, out.itemsize, acc.ctypes.data
     fours = nz // LANES * LANES if out.strides[2] == item_out else 0
     like_acc, like_out = acc[0], out[0, 0, 0]
+    untouched, tracked = 0, touched.shape[0] > 0
     for x in range(bounds[0], bounds[1]):
         for y in range(bounds[2], bounds[3]):
             first = (x - bounds[0] + margin) * strides[0]
             first += (y - bounds[2] + margin) * strides[1] + margin
+            if tracked and not touched[(first - margin) // strides[1]]:
+                untouched += 1
+                if not cleared:
+                    out[x, y, bounds[4] : bounds[5]] = 0
+                continue
             cells = out[x, y, bounds[4] : bounds[5]]
             source, target, places = base + item * first, cells.ctypes.data, table.ctypes.data
             for byte in range(0, fours * item_out, 64):
@@ -287,4 +331,7 @@ def write_tile(
                 row = acc[first : first + nz]
                 _measure_rest(row, fours, table, factor)
                 _write_rest(row, fours, cells, factor)
-    return _result(table, whole)
+    second = _result(table, whole)
+    if untouched:
+        whole[LARGEST] = max(whole[LARGEST], 0)
+    return second

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipeline.deposit.cells import LARGEST, SUMS
 from pipeline.deposit.tile_kernels import (
     add_cic_clouds,
     add_counts,
@@ -19,9 +18,14 @@ from pipeline.deposit.tile_kernels import (
     add_resident,
     add_to_resident,
     add_tsc_clouds,
+    clear_rows,
+    mark_cloud_rows,
+    mark_count_rows,
     write_tile,
-    write_zeros,
 )
+
+SPARSE = 4
+"""Where so many times the rows that particles touch are fewer than all, they are kept track of."""
 
 Run = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 CloudRun = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -31,7 +35,6 @@ Frame = tuple[int, int, int]
 @njit(nogil=True, cache=True)
 def _gather_counts(acc: np.ndarray, run: Run, tile: int) -> None:
     first, start, length, payload = run
-    acc[:] = 0
     for s in range(first[tile], first[tile + 1]):
         add_counts(acc, payload, start[s], length[s])
 
@@ -41,7 +44,6 @@ def _gather_clouds(
     acc: np.ndarray, run: CloudRun, tile: int, strides: tuple[int, int], support: int, unit: float
 ) -> None:
     first, start, length, payload, amounts = run
-    acc[:] = 0
     for s in range(first[tile], first[tile + 1]):
         if support == 1:
             add_points(acc, strides, payload, amounts, start[s], length[s])
@@ -65,6 +67,7 @@ def spill_counts(
     """Add the particles of ``tiles`` to the resident sums."""
     for tile in tiles:
         if run[0][tile] < run[0][tile + 1]:
+            acc[:] = 0
             _gather_counts(acc, run, tile)
             strides = (frame[0], frame[1])
             add_to_resident(acc, strides, frame[2], bounds[tile], resident[tile])
@@ -84,33 +87,25 @@ def spill_clouds(
     """Add the clouds of ``tiles`` to the resident sums."""
     for tile in tiles:
         if run[0][tile] < run[0][tile + 1]:
+            acc[:] = 0
             strides = (frame[0], frame[1])
             _gather_clouds(acc, run, tile, strides, support, unit)
             add_to_resident(acc, strides, frame[2], bounds[tile], resident[tile])
 
 
 @njit(nogil=True, cache=True)
-def _finish(
-    tile: int,
-    frame: Frame,
-    bounds: np.ndarray,
-    acc: np.ndarray,
-    resident: np.ndarray,
-    out: np.ndarray,
-    factor: float,
-    whole: np.ndarray,
-) -> float:
-    strides = (frame[0], frame[1])
-    if resident.shape[0]:
-        add_resident(acc, strides, frame[2], bounds, resident[tile])
-    return write_tile(acc, strides, frame[2], bounds, out, factor, whole)
+def _rows_of(acc: np.ndarray, frame: Frame) -> np.ndarray:
+    """Marks of the rows of a scratch, none set."""
+    return np.zeros(acc.shape[0] // frame[1], np.uint8)
 
 
 @njit(nogil=True, cache=True)
-def _empty(bounds: np.ndarray, out: np.ndarray, whole: np.ndarray) -> float:
-    write_zeros(bounds, out)
-    whole[SUMS], whole[LARGEST] = 0, 0
-    return 0.0
+def _is_sparse(run: Run, tile: int, support: int, n_rows: int) -> bool:
+    """Whether the particles of a tile touch few of its rows."""
+    particles = 0
+    for s in range(run[0][tile], run[0][tile + 1]):
+        particles += run[2][s]
+    return SPARSE * particles * support * support < n_rows
 
 
 @njit(nogil=True, cache=True)
@@ -125,16 +120,28 @@ def finish_counts(
     factor: float,
     whole: np.ndarray,
     squares: np.ndarray,
+    cleared: bool,
 ) -> None:
     """Write ``tiles`` into the grid; ``whole`` and ``squares`` take their statistics."""
+    strides, margin = (frame[0], frame[1]), frame[2]
+    first, start, length, payload = run
+    marks, all_rows = _rows_of(acc, frame), np.empty(0, np.uint8)
     for tile in tiles:
-        if run[0][tile] == run[0][tile + 1] and not resident.shape[0]:
-            squares[tile] = _empty(bounds[tile], out, whole[tile])
+        rows = all_rows
+        if not resident.shape[0] and _is_sparse(run, tile, 1, marks.shape[0]):
+            rows = marks
+            rows[:] = 0
+            for s in range(first[tile], first[tile + 1]):
+                mark_count_rows(rows, frame[1], payload, start[s], length[s])
+            clear_rows(acc, rows, frame[1])
         else:
-            _gather_counts(acc, run, tile)
-            squares[tile] = _finish(
-                tile, frame, bounds[tile], acc, resident, out, factor, whole[tile]
-            )
+            acc[:] = 0
+        _gather_counts(acc, run, tile)
+        if resident.shape[0]:
+            add_resident(acc, strides, margin, bounds[tile], resident[tile])
+        squares[tile] = write_tile(
+            acc, strides, margin, bounds[tile], out, factor, whole[tile], rows, cleared
+        )
 
 
 @njit(nogil=True, cache=True)
@@ -149,15 +156,28 @@ def finish_clouds(
     factor: float,
     whole: np.ndarray,
     squares: np.ndarray,
+    cleared: bool,
     support: int,
     unit: float,
 ) -> None:
     """Write ``tiles`` into the grid; ``whole`` and ``squares`` take their statistics."""
+    strides, margin = (frame[0], frame[1]), frame[2]
+    first, start, length, payload, _ = run
+    marks, all_rows = _rows_of(acc, frame), np.empty(0, np.uint8)
+    plain = (first, start, length, payload)
     for tile in tiles:
-        if run[0][tile] == run[0][tile + 1] and not resident.shape[0]:
-            squares[tile] = _empty(bounds[tile], out, whole[tile])
+        rows = all_rows
+        if not resident.shape[0] and _is_sparse(plain, tile, support, marks.shape[0]):
+            rows = marks
+            rows[:] = 0
+            for s in range(first[tile], first[tile + 1]):
+                mark_cloud_rows(rows, strides, support, payload, start[s], length[s])
+            clear_rows(acc, rows, frame[1])
         else:
-            _gather_clouds(acc, run, tile, (frame[0], frame[1]), support, unit)
-            squares[tile] = _finish(
-                tile, frame, bounds[tile], acc, resident, out, factor, whole[tile]
-            )
+            acc[:] = 0
+        _gather_clouds(acc, run, tile, strides, support, unit)
+        if resident.shape[0]:
+            add_resident(acc, strides, margin, bounds[tile], resident[tile])
+        squares[tile] = write_tile(
+            acc, strides, margin, bounds[tile], out, factor, whole[tile], rows, cleared
+        )

@@ -17,7 +17,7 @@ import numpy as np
 COUNT_TILE = (32, 32, 64)
 """Most cells of a tile of counts: the place in it fits 16 bits."""
 
-CLOUD_TILE = (32, 32, 32)
+CLOUD_TILE = (32, 32, 64)
 """Most cells of a tile of clouds: 64-bit sums and their margins fit a cache of level 2."""
 
 LANES = 4
@@ -27,6 +27,9 @@ NO_TILE = -1
 
 LEAST_N_GRID = 4
 """A cloud then touches no tile more than twice."""
+
+GHOSTS = 1 << 24
+"""Bit of a place: the cloud touches a second tile along the axis."""
 
 BOXES = 3
 """Tables cover one box below and one above."""
@@ -111,9 +114,14 @@ class Tiling:
 
     @cached_property
     def tables(self) -> tuple[np.ndarray, ...]:
-        """``main`` of x, y, z, and of clouds ``ghost`` of x, y, z, for ``BOXES`` boxes."""
-        kinds = (self.main,) if self.counts else (self.main, self.ghost)
-        return tuple(np.tile(table, BOXES) for kind in kinds for table in kind)
+        """``main`` of x, y, z, and of clouds ``ghost`` of x, y, z, for ``BOXES`` boxes.
+
+        The ``main`` of clouds has the bit ``GHOSTS`` where there is a ``ghost``.
+        """
+        if self.counts:
+            return tuple(np.tile(table, BOXES) for table in self.main)
+        flagged = self.main + GHOSTS * (self.ghost != NO_TILE)
+        return tuple(np.tile(table, BOXES) for kind in (flagged, self.ghost) for table in kind)
 
     @cached_property
     def main(self) -> np.ndarray:
@@ -145,7 +153,8 @@ class Tiling:
             place = local * (self.padded[1] * self.padded[2], self.padded[2], 1)[axis]
         else:
             place = local + self.margin
-        return (tile * stride << 32) + place
+        packed: np.ndarray = (tile * stride << 32) + place
+        return packed
 
     def _ghost_table(self, axis: int) -> np.ndarray:
         n, starts = self.n_grid, self.starts[axis]
