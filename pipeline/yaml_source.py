@@ -28,7 +28,7 @@ class YamlSource:
 
     Attributes
     ----------
-    path : Path
+    path : Path or str
         The file, for messages.
     data : object
         Dicts, lists and scalars.
@@ -36,7 +36,7 @@ class YamlSource:
         Key path, e.g. ``("grid", "n_grid")``, to line number counted from 1.
     """
 
-    path: Path
+    path: Path | str
     data: Any
     lines: dict[KeyPath, int]
 
@@ -55,7 +55,10 @@ def load_yaml(path: Path) -> YamlSource:
     RecipeError
         If it cannot be read, is not YAML, or holds tags, aliases or duplicate keys.
     """
-    text = _read_text(path)
+    return _parse(_read_text(path), path)
+
+
+def _parse(text: str, path: Path | str) -> YamlSource:
     try:
         _refuse_aliases(text, path)
         loader = yaml.SafeLoader(text)
@@ -85,7 +88,15 @@ def _read_text(path: Path) -> str:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
 
 
-def _refuse_aliases(text: str, path: Path) -> None:
+def parse_yaml(raw: bytes, name: str) -> YamlSource:
+    """Plain data of the bytes of a recipe; ``name`` is for messages."""
+    try:
+        return _parse(raw.decode("utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{name}: cannot be read: {error}") from error
+
+
+def _refuse_aliases(text: str, path: Path | str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             line = event.start_mark.line + 1 if event.start_mark else 1
@@ -93,7 +104,11 @@ def _refuse_aliases(text: str, path: Path) -> None:
 
 
 def _construct(
-    loader: yaml.SafeLoader, node: yaml.Node, key: KeyPath, lines: dict[KeyPath, int], path: Path
+    loader: yaml.SafeLoader,
+    node: yaml.Node,
+    key: KeyPath,
+    lines: dict[KeyPath, int],
+    path: Path | str,
 ) -> Any:
     line = node.start_mark.line + 1
     lines.setdefault(key, line)
@@ -111,7 +126,7 @@ def _construct_mapping(
     node: yaml.MappingNode,
     key: KeyPath,
     lines: dict[KeyPath, int],
-    path: Path,
+    path: Path | str,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name_node, value_node in node.value:

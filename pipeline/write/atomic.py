@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,14 +39,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     OutputError
         If the disk is full or the folder cannot be written; nothing is left behind.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+    # a name of its own: another host may have a process of this number
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.parent / f".{path.name}.{token}{TEMPORARY_SUFFIX}"
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -56,7 +60,14 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
     except OutputError as error:
-        raise OutputError(f"{error} ({len(data)} bytes were to be written)") from error
+        raise OutputError(f"{error} ({len(data)} bytes were to be written{_free(path)})") from error
+
+
+def _free(path: Path) -> str:
+    """What is free on the disk of a file, for a message."""
+    with suppress(OSError):
+        return f", {shutil.disk_usage(path.parent).free} are free"
+    return ""
 
 
 def sweep_temporaries(folder: Path) -> list[Path]:
@@ -70,6 +81,8 @@ def sweep_temporaries(folder: Path) -> list[Path]:
 _EXPLANATIONS = {
     errno.ENOSPC: "the disk is full; free space and go on with --resume",
     errno.EDQUOT: "the quota is used up; free space and go on with --resume",
+    errno.EFBIG: "the file would be larger than is allowed (ulimit -f); raise that and go on with "
+    "--resume",
     errno.EROFS: "the file system is read-only; choose another output",
     errno.EACCES: "permission denied; choose another output or mend its rights",
     errno.EPERM: "permission denied; choose another output or mend its rights",
@@ -89,7 +102,8 @@ def explained(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: {reason}") from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

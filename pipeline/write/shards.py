@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from pipeline.config import Recipe
 from pipeline.manifest import File, Shard
 from pipeline.plan import ShardPlan
 from pipeline.write import tfrecord, zarr
-from pipeline.write.atomic import write_atomically
+from pipeline.write.store import Store
 
 
 def compression_label(recipe: Recipe) -> str:
@@ -26,22 +25,22 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def write_file(output: Path, path: str, data: bytes) -> File:
+def write_file(output: Store, path: str, data: bytes) -> File:
     """Write one file of the data set and describe it for the manifest."""
-    write_atomically(output / path, data)
+    output.write(path, data)
     return File(path=path, bytes=len(data), digest=digest(data))
 
 
 def write_shard(
-    recipe: Recipe, output: Path, shard: ShardPlan, samples: np.ndarray, targets: np.ndarray
+    recipe: Recipe, output: Store, shard: ShardPlan, samples: np.ndarray, targets: np.ndarray
 ) -> Shard:
     """Encode and write one whole shard.
 
     Parameters
     ----------
     recipe : Recipe
-    output : Path
-        Folder of the data set.
+    output : Store
+        Place of the data set.
     shard : ShardPlan
     samples : numpy.ndarray
         ``(shard.samples, x, y, z, channel)``.

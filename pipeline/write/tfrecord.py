@@ -182,23 +182,24 @@ def decode_example(data: bytes, dtype: str, name: str) -> tuple[np.ndarray, np.n
     DatasetError
         If it is not an Example with the features x and y.
     """
-    lists: dict[str, bytes] = {}
+    lists: dict[str, memoryview] = {}
     try:
-        for entry in _fields(_only(data, 1), 1):
+        # a view: the sample is not copied at every level of the message
+        for entry in _fields(_only(memoryview(data), 1), 1):
             value = _only(entry, 2)
-            kind = 1 if value[:1] == b"\x0a" else 2
-            lists[_only(entry, 1).decode()] = _only(_only(value, kind), 1)
+            kind = 1 if bytes(value[:1]) == b"\x0a" else 2
+            lists[bytes(_only(entry, 1)).decode()] = _only(_only(value, kind), 1)
         x = np.frombuffer(lists["x"], dtype=np.dtype(dtype).newbyteorder("<"))
         return x, np.frombuffer(lists["y"], dtype="<f4")
     except (KeyError, IndexError, ValueError) as error:
         raise DatasetError(f"{name}: not a record with features x and y: {error}") from error
 
 
-def _only(message: bytes, number: int) -> bytes:
-    return next(_fields(message, number), b"")
+def _only(message: memoryview, number: int) -> memoryview:
+    return next(_fields(message, number), memoryview(b""))
 
 
-def _fields(message: bytes, number: int) -> Iterator[bytes]:
+def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
     """Payloads of the length-delimited fields with that number."""
     offset = 0
     while offset < len(message):
@@ -213,7 +214,7 @@ def _fields(message: bytes, number: int) -> Iterator[bytes]:
         offset += length
 
 
-def _read_varint(message: bytes, offset: int) -> tuple[int, int]:
+def _read_varint(message: memoryview, offset: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[offset]
