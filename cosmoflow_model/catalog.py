@@ -19,6 +19,12 @@ TARGET_TOLERANCE = 1e-4
 """Largest difference of a stored scaled target from the one of the manifest's parameters."""
 
 
+def copy_first(url: str) -> str:
+    """What to do with a data set at a URL: training reads local files only."""
+    how = "aws s3 sync" if url.startswith("s3:") else "gcloud storage rsync -r"
+    return f"{url}: training reads folders; copy it first, e.g. with: {how} {url} FOLDER"
+
+
 @dataclass(frozen=True)
 class SplitTable:
     """The samples of one split, row by row.
@@ -65,6 +71,8 @@ class Catalog:
     @classmethod
     def open(cls, dataset: Path | str) -> Catalog:
         """Catalog of the data set in a folder; raises DatasetError if it has no manifest."""
+        if "://" in str(dataset):
+            raise DatasetError(copy_first(str(dataset)))
         root = Path(dataset)
         return cls(root, manifests.load(root))
 
@@ -148,15 +156,14 @@ class Catalog:
                 yield shard
                 if shard.index:
                     yield shard.index
-        folders = (f"{split}.zarr/", f"{split}/")
+        format = self.manifest.layout.format
+        parts = self.manifest.parts_of(split)
+        folders = tuple(f"{part.place(split, format)}/" for part in parts)
         yield from (file for file in self.manifest.files if file.path.startswith(folders))
 
     def _store(self, split: SplitName) -> SampleStore:
         if split not in self._stores:
-            shards = [shard for shard in self.manifest.shards if shard.split == split]
-            self._stores[split] = open_store(
-                self.root, split, self.manifest.layout, shards, self.target_names
-            )
+            self._stores[split] = open_store(self.root, split, self.manifest)
         return self._stores[split]
 
     def _table(self, split: SplitName) -> SplitTable:

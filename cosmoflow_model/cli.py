@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cosmoflow_model import backend
+from cosmoflow_model.catalog import copy_first
 from cosmoflow_model.spec import NETWORK_NAMES, SPEC_NAME, TrainSpec, default_run, read_record
 from pipeline.entry import run_command
 from pipeline.errors import CosmoflowError, TrainingError
@@ -31,7 +32,18 @@ if TYPE_CHECKING:
 DEFAULTS = TrainSpec()
 Show = Callable[[dict[str, float], int], None]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_Folder = click.Path(file_okay=False, path_type=Path)
+
+
+class _FolderType(click.Path):
+    """A folder of this machine; a URL is told what to do."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            self.fail(copy_first(value), param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_Folder = _FolderType(file_okay=False, path_type=Path)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import zarr
 
 from pipeline.errors import DatasetError
-from pipeline.manifest import Layout, Shard
+from pipeline.manifest import Layout, Manifest, Shard, SplitName
 
 Cube = npt.NDArray[Any]
 Targets = npt.NDArray[np.float32]
@@ -49,14 +49,33 @@ class SampleStore(Protocol):
         ...
 
 
-def open_store(
-    root: Path, split: str, layout: Layout, shards: Sequence[Shard], targets: Sequence[str]
-) -> SampleStore:
+def open_store(root: Path, split: SplitName, manifest: Manifest) -> SampleStore:
     """Store of the split ``split`` of the data set in the folder ``root``."""
-    ordered = sorted(shards, key=lambda shard: shard.first_sample)
-    if layout.format == "zarr":
-        return ZarrStore(root, split, layout, ordered, targets)
-    return TFRecordStore(root, layout, ordered, len(targets))
+    layout, targets = manifest.layout, list(manifest.targets)
+    if layout.format != "zarr":
+        return TFRecordStore(root, layout, manifest.shards_of(split), len(targets))
+    groups: list[tuple[int, SampleStore]] = []
+    for part in manifest.parts_of(split):
+        first, samples = part.first_sample[split], part.samples[split]
+        own = range(first, first + samples)
+        shards = [shard for shard in manifest.shards_of(split) if shard.first_sample in own]
+        group = root / part.place(split, "zarr")
+        groups.append((first, ZarrStore(root, group, layout, shards, targets)))
+    return groups[0][1] if len(groups) == 1 else JoinedStore(groups)
+
+
+class JoinedStore:
+    """Samples of a split that was extended: one store a part, each numbered on its own."""
+
+    def __init__(self, parts: Sequence[tuple[int, SampleStore]]) -> None:
+        """Take (first sample, store) of each part, in order."""
+        self._first = [first for first, _ in parts]
+        self._stores = [store for _, store in parts]
+
+    def read(self, sample: int) -> tuple[Cube, Targets]:
+        """Cube and scaled targets of one sample."""
+        place = bisect_right(self._first, sample) - 1
+        return self._stores[place].read(sample - self._first[place])
 
 
 class _Shards:
@@ -66,6 +85,11 @@ class _Shards:
         self._root = root
         self._shards = shards
         self._first = [shard.first_sample for shard in shards]
+
+    @property
+    def first(self) -> int:
+        """Number in its split of the first sample."""
+        return self._first[0] if self._first else 0
 
     def of(self, sample: int) -> tuple[Shard, int]:
         """Shard that holds the sample, and the sample's place in it."""
@@ -77,18 +101,18 @@ class _Shards:
 
 
 class ZarrStore:
-    """Samples of a Zarr v3 group with arrays ``density`` and ``target``."""
+    """Samples of a Zarr v3 group with arrays ``density`` and ``target``, numbered from 0."""
 
     def __init__(
         self,
         root: Path,
-        split: str,
+        group: Path,
         layout: Layout,
         shards: Sequence[Shard],
         targets: Sequence[str],
     ) -> None:
         self._shards = _Shards(root, shards)
-        self._group = root / f"{split}.zarr"
+        self._group = group
         samples = sum(shard.samples for shard in shards)
         self._density = self._open("density", (samples, *layout.sample_shape))
         if self._density.dtype != np.dtype(layout.dtype):
@@ -126,7 +150,7 @@ class ZarrStore:
         try:
             cube = np.asarray(self._density[sample])
         except (OSError, ValueError, RuntimeError) as error:
-            shard, _ = self._shards.of(sample)
+            shard, _ = self._shards.of(sample + self._shards.first)
             raise _damaged(self._shards.path(shard), f"sample {sample}: {error}") from error
         return cube, self._target[sample]
 

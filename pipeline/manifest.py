@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 from pydantic import (
@@ -25,9 +25,12 @@ from pydantic import (
 
 from pipeline.errors import DatasetError
 from pipeline.units import Quantity
+from pipeline.write.store import StoreError
+from pipeline.write.stores import Place, open_store
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+RECIPE_NAME = "recipe.yaml"
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -131,6 +134,63 @@ class Universe(_Record):
     snapshots: list[SnapshotRecord]
 
 
+class Quarantined(_Record):
+    """A universe of the input that could not be used, and why.
+
+    ``split`` is the one it would be in; None if its parameters are not known.
+    """
+
+    id: str
+    split: SplitName | None
+    reason: str
+
+
+class Part(_Record):
+    """What one build, or one extension after it, added: groups and shards of its own.
+
+    Attributes
+    ----------
+    version : int
+        Of the data set that came with this part.
+    folder : str
+        Inside the data set; empty for the first.
+    recipe, recipe_digest : str
+        The resolved recipe's file, and the digest of its content.
+    software : dict
+        Versions that made it.
+    first_sample, samples : dict
+        By split: the samples ``first_sample`` to ``first_sample + samples - 1`` of
+        the split; splits that got nothing are left out.
+    """
+
+    version: PositiveInt
+    folder: RelativePath
+    recipe: RelativePath
+    recipe_digest: str
+    software: dict[str, str]
+    first_sample: dict[SplitName, NonNegativeInt]
+    samples: dict[SplitName, PositiveInt]
+
+    def place(self, split: SplitName, format: str) -> str:
+        """Path of the part's samples of a split: a Zarr group, or a folder of records."""
+        return split_place(self.folder, split, format)
+
+
+def part_folder(number: int) -> str:
+    """Folder of the part of that number: none for 0, which the first build makes."""
+    return f"part-{number:04d}" if number else ""
+
+
+def inside(folder: str, path: str) -> str:
+    """``folder/path``, or the path alone where the folder is the data set itself."""
+    return f"{folder}/{path}" if folder else path
+
+
+def split_place(folder: str, split: SplitName, format: str) -> str:
+    """``train.zarr`` or ``train``, in the folder of a part."""
+    return inside(folder, f"{split}.zarr" if format == "zarr" else split)
+
+
 class Layout(_Record):
     """How samples are stored.
 
@@ -181,10 +241,16 @@ class Split(_Record):
 
 
 class Manifest(_Record):
-    """All that a data set is; see the attributes' own types."""
+    """All that a data set is; see the attributes' own types.
+
+    ``version`` counts the data set's extensions from 1; ``previous`` is the
+    manifest before the last one.
+    """
 
     format: Literal["cosmoflow-prep data set"] = "cosmoflow-prep data set"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
+    version: PositiveInt = 1
+    previous: File | None = None
     name: str
     recipe_digest: str
     software: dict[str, str]
@@ -196,6 +262,42 @@ class Manifest(_Record):
     shards: list[Shard]
     files: list[File]
     universes: list[Universe]
+    parts: list[Part] = Field(default_factory=list)
+    quarantined: list[Quarantined] = Field(default_factory=list)
+
+    def all_parts(self) -> list[Part]:
+        """Parts in the order of their versions; one, where none is written down."""
+        return self.parts or [self._only_part()]
+
+    def _only_part(self) -> Part:
+        return Part(
+            version=1,
+            folder=part_folder(0),
+            recipe=RECIPE_NAME,
+            recipe_digest=self.recipe_digest,
+            software=self.software,
+            first_sample={name: 0 for name, split in self.splits.items() if split.samples},
+            samples={name: split.samples for name, split in self.splits.items() if split.samples},
+        )
+
+    def parts_of(self, split: SplitName) -> list[Part]:
+        """Parts that hold samples of a split, in the order of their samples."""
+        parts = [part for part in self.all_parts() if split in part.samples]
+        return sorted(parts, key=lambda part: part.first_sample[split])
+
+    def part_of(self, shard: Shard) -> Part:
+        """Part that a shard belongs to.
+
+        Raises
+        ------
+        DatasetError
+            If there is none: the manifest contradicts itself.
+        """
+        for part in self.parts_of(shard.split):
+            first = part.first_sample[shard.split]
+            if first <= shard.first_sample < first + part.samples[shard.split]:
+                return part
+        raise DatasetError(f"{shard.path}: its samples are in no part of the data set")
 
     def shards_of(self, split: SplitName) -> list[Shard]:
         """Shards of a split in the order of their samples."""
@@ -240,23 +342,28 @@ def parse(raw: bytes, name: str) -> Manifest:
     return manifest
 
 
-def load(dataset: Path) -> Manifest:
-    """Manifest of the data set in the folder ``dataset``.
+def load(dataset: Place) -> Manifest:
+    """Manifest of the data set in the folder, or at the URL, ``dataset``.
 
     Raises
     ------
     DatasetError
         If there is none (the build did not finish) or it is damaged.
+    OutputError
+        If a remote place does not answer, or refuses.
     """
-    path = dataset / MANIFEST_NAME
+    store = open_store(dataset)
+    path = store.address(MANIFEST_NAME)
     try:
-        raw = path.read_bytes()
+        raw = store.read(MANIFEST_NAME)
     except FileNotFoundError:
-        reason = "the build did not finish" if (dataset / "ledger").is_dir() else "no data set"
+        reason = "the build did not finish" if store.exists("ledger") else "no data set"
         raise DatasetError(
-            f"{dataset}: no {MANIFEST_NAME} ({reason}); finish it with "
+            f"{store}: no {MANIFEST_NAME} ({reason}); finish it with "
             "'cosmoflow-prep build RECIPE --resume', or name another folder"
         ) from None
+    except StoreError:
+        raise
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     return parse(raw, str(path))

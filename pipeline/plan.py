@@ -4,31 +4,31 @@ Samples of a split are numbered universe by universe (in the order of ids),
 variant by variant, sub-volume by sub-volume.  A shard is a run of
 ``samples_per_shard`` of them; a task makes whole universes into whole shards,
 so that no cube is computed twice and no shard is written by two.
+
+Universes that cannot be used are left out after the splits are made; an
+extension of a data set has tasks, shards and shard numbers of its own.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from pipeline import worker_memory
 from pipeline.config import Recipe
 from pipeline.errors import InputError
-from pipeline.manifest import SPLITS, SplitName
-from pipeline.split import assign_splits
-from pipeline.survey import SurveyedUniverse, check_boxes
+from pipeline.manifest import (
+    SPLITS,
+    Quarantined,
+    SplitName,
+    inside,
+    part_folder,
+    split_place,
+)
+from pipeline.quarantine import close_gaps, refusals_text
+from pipeline.split import Parameters, assign_splits, extension_shares
+from pipeline.survey import Refusal, SurveyedUniverse, check_boxes
 from pipeline.units import Quantity
-
-CHUNK_BYTES = 48 << 20
-"""Upper bound of a reader's chunk: 2^20 float64 positions and a copy."""
-
-MASS_CHUNK_BYTES = 40 << 20
-"""Masses of the chunk's particles as read, checked and as integers."""
-
-WORKER_BASE_BYTES = 300 << 20
-"""An idle worker process: Python, NumPy, numba and Dask."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,59 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Whole universes that become whole shards; the unit of work of a build."""
+    """Whole universes that become whole shards; the unit of work of a build.
+
+    ``part`` is that of the data set: 0, or the number of an extension.
+    """
 
     split: SplitName
     universes: tuple[SurveyedUniverse, ...]
     shards: tuple[ShardPlan, ...]
+    part: int = 0
 
     @property
     def name(self) -> str:
-        """E.g. ``train/3``: the split and its first shard."""
-        return f"{self.split}/{self.shards[0].number}"
+        """E.g. ``train/3`` or ``part-0001/train/3``: the split and its first shard."""
+        return inside(part_folder(self.part), f"{self.split}/{self.shards[0].number}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What an extension adds to.
+
+    Attributes
+    ----------
+    part : int
+        Number of the part that is added; 0: a data set is begun.
+    universes : dict
+        Universes that are there, by split.
+    """
+
+    part: int = 0
+    universes: dict[SplitName, int] = field(default_factory=dict)
+
+
+NOTHING = Published()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a build will do."""
+    """All that a build will do.
+
+    ``before`` is what was published before; ``quarantined`` are the universes
+    that it leaves out.
+    """
 
     recipe: Recipe
     splits: dict[SplitName, list[SurveyedUniverse]]
     tasks: tuple[ShardTask, ...]
+    before: Published = NOTHING
+    quarantined: tuple[Quarantined, ...] = ()
 
     @property
     def quantity(self) -> Quantity:
         """What the cells hold."""
-        return _quantity((u for members in self.splits.values() for u in members), self.recipe)
+        return quantity_of((u for members in self.splits.values() for u in members), self.recipe)
 
     @property
     def n_universes(self) -> int:
@@ -75,8 +104,12 @@ class Plan:
         return sum(len(universes) for universes in self.splits.values())
 
     def n_samples(self, split: SplitName) -> int:
-        """Samples of a split."""
+        """Samples of a split that it will make."""
         return len(self.splits[split]) * self.recipe.samples_per_universe(split)
+
+    def first_sample(self, split: SplitName) -> int:
+        """Number in its split of the first sample that it will make."""
+        return first_sample(self.recipe, self.before, split)
 
     @property
     def n_shards(self) -> int:
@@ -86,39 +119,54 @@ class Plan:
     @property
     def output_bytes(self) -> int:
         """Bytes of all samples before compression."""
-        return sum(self.n_samples(split) for split in self.splits) * sample_bytes(self.recipe)
+        samples = sum(self.n_samples(split) for split in self.splits)
+        return samples * worker_memory.sample_bytes(self.recipe)
 
     @property
     def worker_bytes(self) -> int:
-        """Bound of one worker's memory with one task at a time."""
-        return worker_memory(self.recipe)
+        """Bound of the memory of a worker that makes whole universes, one task at a time."""
+        return worker_memory.whole(self.recipe, self.most_particles)
+
+    @property
+    def worker_bytes_in_parts(self) -> int | None:
+        """The least memory of workers that make universes in parts; None: they cannot."""
+        if self.recipe.grid.scheme == "ready":
+            return None
+        return worker_memory.in_parts(self.recipe)
+
+    @property
+    def scratch_bytes(self) -> int | None:
+        """Bound of the scratch files for that: those of a task's universes."""
+        if self.recipe.grid.scheme == "ready":
+            return None
+        more = max((len(task.universes) for task in self.tasks), default=1) - 1
+        cubes = more * worker_memory.cube_bytes(self.recipe)
+        return cubes + worker_memory.scratch_bytes(self.recipe, self.most_particles)
+
+    @property
+    def most_particles(self) -> int:
+        """Particles of the largest snapshot; 0 for ready grids."""
+        universes = (u for members in self.splits.values() for u in members)
+        return max((c.header.n_particles for u in universes for c in u.channels), default=0)
 
 
-def sample_bytes(recipe: Recipe) -> int:
-    """Bytes of one sample in memory."""
-    return math.prod(recipe.sample_shape) * np.dtype(recipe.dtype).itemsize
-
-
-def worker_memory(recipe: Recipe) -> int:
-    """Upper bound of the memory of a worker that runs one task.
-
-    One int64 grid, one chunk of positions (and masses), the samples of the
-    task, one cube and its variants' copies, and the shard as it is encoded.
-    Ready grids go into the cube a block at a time.
-    """
-    grid = 0 if recipe.grid.scheme == "ready" else 8 * recipe.grid.n_grid**3
-    masses = MASS_CHUNK_BYTES if recipe.grid.weight == "mass" else 0
-    one = sample_bytes(recipe)
-    cubes = (3 if recipe.augment.shifts else 2) * one * recipe.split.subvolumes**3
-    samples = one * max(recipe.output.samples_per_shard, recipe.samples_per_universe("train"))
-    # Zarr: the shard's chunks and the file; records: each, joined, and compressed
-    copies = 2 if recipe.output.format == "zarr" else 3
-    encoded = copies * one * recipe.output.samples_per_shard
-    return WORKER_BASE_BYTES + grid + CHUNK_BYTES + masses + cubes + samples + encoded
-
-
-def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    universes: Sequence[SurveyedUniverse],
+    refused: Sequence[Refusal] = (),
+    before: Published = NOTHING,
+) -> Plan:
     """Split the universes and cut the splits into tasks.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    universes : sequence of SurveyedUniverse
+        Those that can be used; of an extension, the new ones.
+    refused : sequence of Refusal
+        Those that cannot: they have a split as all others, and are left out of it.
+    before : Published
+        What an extension adds to.
 
     Raises
     ------
@@ -126,21 +174,86 @@ def make_plan(recipe: Recipe, universes: Sequence[SurveyedUniverse]) -> Plan:
         If there are too few universes for the splits, ready grids hold
         different quantities, or boxes are too different.
     """
-    _quantity(universes, recipe)
+    quantity_of(universes, recipe)
     check_boxes(universes)
-    parameters = {u.id: {name: u.parameters[name] for name in recipe.targets} for u in universes}
-    assigned = assign_splits(parameters, recipe.split.fractions, recipe.split.seed)
-    ordered = sorted(universes, key=lambda u: u.id)
-    splits: dict[SplitName, list[SurveyedUniverse]] = {
-        name: [u for u in ordered if assigned[u.id] == name] for name in SPLITS
-    }
+    assigned = _assigned(recipe, universes, refused, before)
+    by_id, bad = {u.id: u for u in universes}, {r.id for r in refused}
+    splits: dict[SplitName, list[SurveyedUniverse]] = {}
+    for name in SPLITS:
+        members = sorted(universe for universe in assigned if assigned[universe] == name)
+        if members:
+            splits[name] = [by_id[universe] for universe in close_gaps(members, bad)]
+    _check_none_lost(splits, refused, len(universes), before)
     splits = {name: members for name, members in splits.items() if members}
-    tasks = [task for name in splits for task in _tasks(recipe, name, splits[name])]
-    return Plan(recipe, splits, tuple(tasks))
+    tasks = [task for name in splits for task in _tasks(recipe, name, splits[name], before)]
+    quarantined = tuple(
+        Quarantined(id=r.id, split=assigned.get(r.id), reason=r.reason)
+        for r in sorted(refused, key=lambda r: r.id)
+    )
+    return Plan(recipe, splits, tuple(tasks), before, quarantined)
 
 
-def _quantity(universes: Iterable[SurveyedUniverse], recipe: Recipe) -> Quantity:
-    """What the cells of all universes hold."""
+def shard_tasks(
+    recipe: Recipe,
+    split: SplitName,
+    universes: Sequence[SurveyedUniverse],
+    before: Published = NOTHING,
+) -> list[ShardTask]:
+    """Tasks that make the given universes of a split, in the given order, into a part's shards."""
+    return list(_tasks(recipe, split, universes, before))
+
+
+def first_sample(recipe: Recipe, before: Published, split: SplitName) -> int:
+    """Samples that a split has already."""
+    return before.universes.get(split, 0) * recipe.samples_per_universe(split)
+
+
+def _assigned(
+    recipe: Recipe,
+    universes: Sequence[SurveyedUniverse],
+    refused: Sequence[Refusal],
+    before: Published,
+) -> dict[str, SplitName]:
+    """Split of every universe whose parameters are known, good or bad."""
+    known: dict[str, Parameters] = {r.id: r.parameters for r in refused if r.parameters is not None}
+    known |= {u.id: u.parameters for u in universes}
+    targets = {u: {name: p[name] for name in recipe.targets} for u, p in known.items()}
+    shares = recipe.split.fractions
+    if before.part and not known:
+        return {}
+    if before.part:
+        shares = extension_shares(before.universes, shares, len(known))
+    try:
+        return assign_splits(targets, shares, recipe.split.seed)
+    except InputError as error:
+        if not refused:
+            raise
+        text = refusals_text(refused, len(universes) + len(refused))
+        raise InputError(f"{error}\n{text}") from error
+
+
+def _check_none_lost(
+    splits: dict[SplitName, list[SurveyedUniverse]],
+    refused: Sequence[Refusal],
+    n_good: int,
+    before: Published,
+) -> None:
+    """Refuse to go on where nothing of a split, or of an extension, is left."""
+    empty = [name for name, members in splits.items() if not members]
+    lost = n_good == 0 if before.part else bool(empty)
+    if refused and lost:
+        what = "nothing is left to add" if before.part else f"{' and '.join(empty)} would be empty"
+        raise InputError(f"{what}: {refusals_text(refused, n_good + len(refused))}")
+
+
+def quantity_of(universes: Iterable[SurveyedUniverse], recipe: Recipe) -> Quantity:
+    """What the cells of all universes hold.
+
+    Raises
+    ------
+    InputError
+        If ready grids hold different quantities.
+    """
     if recipe.grid.scheme != "ready":
         return "mass" if recipe.grid.weight == "mass" else "counts"
     first: dict[Quantity, str] = {}
@@ -158,7 +271,7 @@ def _quantity(universes: Iterable[SurveyedUniverse], recipe: Recipe) -> Quantity
 
 
 def _tasks(
-    recipe: Recipe, split: SplitName, universes: list[SurveyedUniverse]
+    recipe: Recipe, split: SplitName, universes: Sequence[SurveyedUniverse], before: Published
 ) -> Iterator[ShardTask]:
     per_universe = recipe.samples_per_universe(split)
     per_shard = recipe.output.samples_per_shard
@@ -168,20 +281,27 @@ def _tasks(
     for start in range(0, len(universes), group):
         first = start * per_universe // per_shard
         numbers = range(first, first + shards_a_group)
-        shards = tuple(_shard(recipe, split, number, total) for number in numbers)
-        yield ShardTask(split, tuple(universes[start : start + group]), shards)
+        shards = tuple(_shard(recipe, split, number, total, before) for number in numbers)
+        yield ShardTask(split, tuple(universes[start : start + group]), shards, before.part)
 
 
-def _shard(recipe: Recipe, split: SplitName, number: int, total: int) -> ShardPlan:
+def _shard(
+    recipe: Recipe, split: SplitName, number: int, total: int, before: Published
+) -> ShardPlan:
     per_shard = recipe.output.samples_per_shard
     first = number * per_shard
     return ShardPlan(
-        split, number, first, min(per_shard, total - first), _shard_path(recipe, split, number)
+        split,
+        number,
+        first_sample(recipe, before, split) + first,
+        min(per_shard, total - first),
+        _shard_path(recipe, split, number, before.part),
     )
 
 
-def _shard_path(recipe: Recipe, split: SplitName, number: int) -> str:
+def _shard_path(recipe: Recipe, split: SplitName, number: int, part: int) -> str:
+    place = split_place(part_folder(part), split, recipe.output.format)
     if recipe.output.format == "zarr":
         # where the Zarr v3 default chunk key encoding puts shard (number, 0, 0, 0, 0)
-        return f"{split}.zarr/density/c/{number}/0/0/0/0"
-    return f"{split}/{recipe.name}-{number:05d}.tfrecord"
+        return f"{place}/density/c/{number}/0/0/0/0"
+    return f"{place}/{recipe.name}-{number:05d}.tfrecord"

@@ -1,26 +1,43 @@
-"""The end of a build: the small arrays of each split, then the manifest, last."""
+"""The end of a build: the small arrays of each split, then the manifest, last.
+
+An extension writes arrays of its own, keeps the manifest of before under
+another name, and puts the new one in its place: the data set is the old one or
+the new one at any instant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import re
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from pipeline import manifest as manifests
 from pipeline.config import recipe_digest
 from pipeline.ledger import Entry
-from pipeline.manifest import File, Layout, Manifest, Split, SplitName
+from pipeline.manifest import (
+    MANIFEST_NAME,
+    RECIPE_NAME,
+    SPLITS,
+    File,
+    Layout,
+    Manifest,
+    Part,
+    Shard,
+    Split,
+    SplitName,
+    inside,
+    part_folder,
+    split_place,
+)
 from pipeline.plan import Plan
 from pipeline.shard_task import scaled_targets
 from pipeline.software import software_versions
 from pipeline.subvolume import subvolume_indices
 from pipeline.units import Quantity
-from pipeline.write.atomic import write_atomically
 from pipeline.write.shards import compression_label, digest, write_file
+from pipeline.write.store import Store
 from pipeline.write.zarr import DensityArray, SampleTable, codec_name, encode_group
-
-RECIPE_NAME = "recipe.yaml"
 
 UNITS: dict[Quantity, str] = {
     "counts": "particles per cell",
@@ -30,7 +47,9 @@ UNITS: dict[Quantity, str] = {
 """The attribute ``units`` of the density array."""
 
 
-def publish(plan: Plan, entries: Iterable[Entry], output: Path) -> Manifest:
+def publish(
+    plan: Plan, entries: Iterable[Entry], output: Store, previous: Manifest | None = None
+) -> Manifest:
     """Write what is left of the data set and, last of all, its manifest.
 
     Parameters
@@ -38,36 +57,110 @@ def publish(plan: Plan, entries: Iterable[Entry], output: Path) -> Manifest:
     plan : Plan
     entries : iterable of Entry
         One for every task of the plan.
-    output : Path
-        Folder of the data set; its recipe is already there.
+    output : Store
+        Place of the data set; its recipe is already there.
+    previous : Manifest, optional
+        Of the data set that the plan extends; quarantined are those that remain so.
 
     Raises
     ------
     OutputError
         If a file cannot be written; the data set is then not published.
     """
-    recipe = plan.recipe
-    done = sorted(entries, key=lambda e: (e.shards[0].split, e.shards[0].first_sample))
-    files = [_describe(output, RECIPE_NAME)]
-    if recipe.output.format == "zarr":
+    done = list(entries)
+    shards = _in_order(shard for entry in done for shard in entry.shards)
+    files = [_describe(output, inside(part_folder(plan.before.part), RECIPE_NAME))]
+    if plan.recipe.output.format == "zarr":
         files += [file for split in plan.splits for file in _write_group(plan, split, output)]
+    _remove_superseded(output, plan, {f.path for f in _with_indices(shards)})
     manifest = Manifest(
-        name=recipe.name,
-        recipe_digest=recipe_digest(recipe),
+        name=plan.recipe.name,
+        recipe_digest=recipe_digest(plan.recipe),
         software=software_versions(),
         layout=_layout(plan),
-        targets=recipe.targets,
+        targets=plan.recipe.targets,
         splits={name: _split(plan, name) for name in plan.splits},
-        shards=[shard for entry in done for shard in entry.shards],
+        shards=shards,
         files=files,
         universes=sorted((u for entry in done for u in entry.universes), key=lambda u: u.id),
+        parts=[_part(plan)],
+        quarantined=list(plan.quarantined),
     )
-    write_atomically(output / manifests.MANIFEST_NAME, manifests.dump(manifest))
+    if previous is not None:
+        manifest = extended(previous, _keep_previous(output, previous), manifest)
+    output.write(MANIFEST_NAME, manifests.dump(manifest))
     return manifest
 
 
-def _describe(output: Path, path: str) -> File:
-    data = (output / path).read_bytes()
+def extended(previous: Manifest, kept: File, new: Manifest) -> Manifest:
+    """Manifest of a data set with what an extension added.
+
+    Parameters
+    ----------
+    previous : Manifest
+        Of the data set before.
+    kept : File
+        Where that manifest is kept.
+    new : Manifest
+        Of the extension alone.
+    """
+    splits = {
+        name: _joined(previous.splits.get(name), new.splits.get(name))
+        for name in SPLITS
+        if name in previous.splits or name in new.splits
+    }
+    return new.model_copy(
+        update={
+            "version": previous.version + 1,
+            "previous": kept,
+            "splits": splits,
+            "shards": _in_order([*previous.shards, *new.shards]),
+            "files": [*previous.files, *new.files],
+            "universes": sorted([*previous.universes, *new.universes], key=lambda u: u.id),
+            "quarantined": sorted([*previous.quarantined, *new.quarantined], key=lambda u: u.id),
+            "parts": [
+                *previous.all_parts(),
+                *(p.model_copy(update={"version": previous.version + 1}) for p in new.parts),
+            ],
+        }
+    )
+
+
+def _joined(*splits: Split | None) -> Split:
+    """A split of several parts, in their order; None: the part adds nothing to it."""
+    there = [split for split in splits if split is not None]
+    universes = [universe for split in there for universe in split.universes]
+    samples = sum(split.samples for split in there)
+    return there[0].model_copy(update={"universes": universes, "samples": samples})
+
+
+def _keep_previous(output: Store, previous: Manifest) -> File:
+    """The manifest that is replaced, under a name that tells its version."""
+    raw = output.read(MANIFEST_NAME)
+    return write_file(output, f"manifest.v{previous.version}.json", raw)
+
+
+def _in_order(shards: Iterable[Shard]) -> list[Shard]:
+    return sorted(shards, key=lambda shard: (shard.split, shard.first_sample))
+
+
+def _with_indices(shards: Sequence[Shard]) -> list[File]:
+    return [*shards, *(shard.index for shard in shards if shard.index is not None)]
+
+
+def _remove_superseded(output: Store, plan: Plan, listed: Collection[str]) -> None:
+    """Remove shards that the plan has no longer, since universes were quarantined after them."""
+    format, folder = plan.recipe.output.format, part_folder(plan.before.part)
+    pattern = r"density/c/\d+/0/0/0/0" if format == "zarr" else r"[^/]+-\d{5,}\.(tfrecord|idx)"
+    for split in SPLITS:
+        place = split_place(folder, split, format)
+        for path in output.paths(place):
+            if path not in listed and re.fullmatch(f"{place}/{pattern}", path):
+                output.remove(path)
+
+
+def _describe(output: Store, path: str) -> File:
+    data = output.read(path)
     return File(path=path, bytes=len(data), digest=digest(data))
 
 
@@ -84,6 +177,19 @@ def _layout(plan: Plan) -> Layout:
         samples_per_shard=recipe.output.samples_per_shard,
         compression=compression_label(recipe),
         quantity=plan.quantity,
+    )
+
+
+def _part(plan: Plan) -> Part:
+    number = plan.before.part
+    return Part(
+        version=1,
+        folder=part_folder(number),
+        recipe=inside(part_folder(number), RECIPE_NAME),
+        recipe_digest=recipe_digest(plan.recipe),
+        software=software_versions(),
+        first_sample={name: plan.first_sample(name) for name in plan.splits},
+        samples={name: plan.n_samples(name) for name in plan.splits},
     )
 
 
@@ -113,7 +219,7 @@ def sample_table(plan: Plan, split: SplitName) -> SampleTable:
     )
 
 
-def _write_group(plan: Plan, split: SplitName, output: Path) -> list[File]:
+def _write_group(plan: Plan, split: SplitName, output: Store) -> list[File]:
     recipe = plan.recipe
     density = DensityArray(
         (plan.n_samples(split), *recipe.sample_shape),
@@ -125,6 +231,5 @@ def _write_group(plan: Plan, split: SplitName, output: Path) -> list[File]:
     encoded = encode_group(
         density, sample_table(plan, split), list(recipe.grid.redshifts), {"name": recipe.name}
     )
-    return [
-        write_file(output, f"{split}.zarr/{key}", data) for key, data in sorted(encoded.items())
-    ]
+    place = split_place(part_folder(plan.before.part), split, recipe.output.format)
+    return [write_file(output, f"{place}/{key}", data) for key, data in sorted(encoded.items())]

@@ -57,6 +57,37 @@ def assign_splits(
     return assigned
 
 
+def extension_shares(
+    there: Mapping[SplitName, int], fractions: Mapping[SplitName, float], n_new: int
+) -> dict[SplitName, float]:
+    """Fractions of the new universes that bring the whole nearest to the wanted ones.
+
+    Universe by universe, the split that is farthest behind its share of the
+    whole gets one more; no universe that is there changes its split.
+
+    Parameters
+    ----------
+    there : mapping
+        Universes of each split so far.
+    fractions : mapping
+        Wanted share of each split in the whole.
+    n_new : int
+        Universes to add.
+
+    Returns
+    -------
+    dict
+        Share of each split in the new universes, ``k / n_new``; none of 0.
+    """
+    shares = {name: fractions[name] for name in SPLITS if fractions.get(name, 0) > 0}
+    taken = {name: there.get(name, 0) for name in shares}
+    total = sum(taken.values())
+    for position in range(total + 1, total + n_new + 1):
+        taken[max(shares, key=lambda s: shares[s] * position - taken[s])] += 1
+    new = {name: taken[name] - there.get(name, 0) for name in shares}
+    return {name: number / n_new for name, number in new.items() if number}
+
+
 def _check_none_empty(
     taken: Mapping[SplitName, int], shares: Mapping[SplitName, float], n_universes: int
 ) -> None:

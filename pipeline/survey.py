@@ -53,10 +53,15 @@ class SurveyedUniverse:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A universe that cannot be used, and why."""
+    """A universe that cannot be used, and why.
+
+    Its parameters, as the input's table has them, tell its split; None where
+    they are recorded in its snapshots alone.
+    """
 
     id: str
     reason: str
+    parameters: dict[str, float] | None = None
 
 
 def survey(universe: UniverseInput, recipe: Recipe) -> SurveyedUniverse:
@@ -103,7 +108,7 @@ def try_survey(universe: UniverseInput, recipe: Recipe) -> SurveyedUniverse | Re
     try:
         return survey(universe, recipe)
     except InputError as error:
-        return Refusal(universe.id, str(error))
+        return Refusal(universe.id, str(error), universe.parameters or None)
 
 
 def _closest(

@@ -12,6 +12,7 @@ from distributed import LocalCluster
 
 from pipeline.cluster import ClusterChoice
 from tests.ensembles_made import write_ensemble, write_recipe
+from tests.extensions_made import LATER
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +50,25 @@ def ensemble(_ensemble: Path, tmp_path: Path) -> Path:
     """Folder of its own with ten universes, cosmology.csv and recipe.yaml."""
     root = tmp_path / "project"
     shutil.copytree(_ensemble, root)
+    write_recipe(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def _grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grown")
+    write_ensemble(root, n_universes=15)
+    (root / "later").mkdir()
+    for name in LATER:
+        shutil.move(root / "sims" / name, root / "later" / name)
+    return root
+
+
+@pytest.fixture
+def growing(_grown: Path, tmp_path: Path) -> Path:
+    """Ten universes in ``sims``, five more in ``later``, and recipe.yaml."""
+    root = tmp_path / "project"
+    shutil.copytree(_grown, root)
     write_recipe(root)
     return root
 
