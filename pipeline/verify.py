@@ -1,24 +1,54 @@
 """Deriving again what a manifest claims: every byte, every count, every split.
 
 ``verify`` never stops at the first fault: it returns all of them, each with
-file, shard and sample where it has them.
+file, shard and sample where it has them.  Files are looked at in two rounds,
+many at once: the small ones first, as decoding a shard needs some of them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pipeline.manifest import MANIFEST_NAME, SPLITS, File, Manifest, SplitName, load
+from pipeline.cluster import ClusterChoice
+from pipeline.faults import Fault
+from pipeline.manifest import MANIFEST_NAME, SPLITS, File, Manifest, Shard, SplitName, load
+from pipeline.runners import Call, Run, runner
 from pipeline.verify_content import Content
+from pipeline.verify_files import Finding, check_file, check_shard
+from pipeline.verify_ledger import ledger_faults
+from pipeline.verify_manifest import (
+    coverage_faults,
+    duplicate_faults,
+    is_unknown,
+    layout_faults,
+    listed_twice,
+    part_key_faults,
+    split_faults,
+    universe_faults,
+)
+from pipeline.write.store import Store
+from pipeline.write.stores import Place, open_store
 
-BLOCK_BYTES = 1 << 22
-Report = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Progress:
+    """How far ``verify`` is.
+
+    Attributes
+    ----------
+    done, total : int
+        Files.
+    bytes : int
+        Of the files that are done.
+    """
+
+    done: int
+    total: int
+    bytes: int
+
+
+Report = Callable[[Progress], None]
 
 
 @dataclass
@@ -27,199 +57,160 @@ class Verification:
 
     Attributes
     ----------
-    faults : list of str
-        One line each; empty: the data set is whole.
+    found : list of Fault
+        None: the data set is whole.
     files, samples, bytes : int
         Looked at.
     """
 
-    faults: list[str] = field(default_factory=list)
+    found: list[Fault] = field(default_factory=list)
     files: int = 0
     samples: int = 0
     bytes: int = 0
 
     @property
+    def faults(self) -> list[str]:
+        """One line each."""
+        return [str(fault) for fault in self.found]
+
+    @property
     def passed(self) -> bool:
         """Whether nothing was found."""
-        return not self.faults
+        return not self.found
 
 
-def verify(dataset: Path, report: Report = lambda done, total: None) -> Verification:
+def verify(
+    dataset: Place,
+    report: Report = lambda progress: None,
+    choice: ClusterChoice | None = None,
+) -> Verification:
     """Check a whole data set.
 
     Parameters
     ----------
-    dataset : Path
-        Its folder.
+    dataset : Store, Path or str
+        Its folder or URL.
     report : callable
-        Called with (files done, files in all).
+        Called with a :class:`Progress`.
+    choice : ClusterChoice, optional
+        Where to run, see :func:`pipeline.runners.runner`; default: threads.
 
     Raises
     ------
     DatasetError
         If there is no manifest, or the manifest itself is damaged.
     """
-    manifest = load(dataset)
+    store = open_store(dataset)
+    manifest = load(store)
+    with runner(choice, sum(file.bytes for file in listed(manifest))) as run:
+        return verify_with(run, store, manifest, report)
+
+
+def verify_with(run: Run, store: Store, manifest: Manifest, report: Report) -> Verification:
+    """:func:`verify` of a manifest that was read, by what runs calls."""
     result = Verification()
-    sound = _check_files(dataset, manifest, result, report)
-    result.faults += _strangers(dataset, manifest)
-    result.faults += _split_faults(manifest)
-    result.faults += _duplicate_faults(manifest)
-    result.faults += _universe_faults(manifest)
-    layout = list(_layout_faults(manifest))
-    result.faults += layout
-    # content is only decoded where the bytes are right: a damaged file is named once
-    content = Content(dataset, manifest, sound)
-    for split in manifest.splits:
-        coverage = list(_coverage_faults(manifest, split))
-        result.faults += coverage
-        if layout or coverage or _is_unknown(manifest, split):
-            result.faults.append(f"{split}: its samples were not looked at, for the faults above")
-        else:
-            result.faults += content.faults(split)
-    result.samples = content.samples
+    faults = [*part_key_faults(manifest), *listed_twice(manifest), *layout_faults(manifest)]
+    looked = _Look(run, store, manifest, report, result)
+    small = looked.at((check_file, store, file) for file in small_files(manifest))
+    sound = {finding.file.path for finding in small if finding.is_sound}
+    content = Content(store, manifest, sound)
+    blocked = {name: _not_looked_at(manifest, name, faults) for name in manifest.splits}
+    shards = looked.at(_calls(store, manifest, content, blocked))
+    result.found += _in_order(manifest, [*small, *shards])
+    result.found += _strangers(store, manifest)
+    result.found += [*split_faults(manifest), *duplicate_faults(manifest)]
+    result.found += [*universe_faults(manifest), *faults]
+    for name, reasons in blocked.items():
+        result.found += reasons
+        if not reasons:
+            of_split = [f for f in shards if isinstance(f.file, Shard) and f.file.split == name]
+            result.found += content.table_faults(name)
+            result.found += content.mass_faults(name, of_split)
+    if not faults and not any(blocked.values()):
+        result.found += ledger_faults(store, manifest)
     return result
 
 
-def _listed(manifest: Manifest) -> list[File]:
+def listed(manifest: Manifest) -> list[File]:
+    """All files of a data set, but the manifest itself."""
+    return [*small_files(manifest), *manifest.shards]
+
+
+def small_files(manifest: Manifest) -> list[File]:
+    """Files that are no shards."""
     indices = [shard.index for shard in manifest.shards if shard.index is not None]
-    return [*manifest.files, *manifest.shards, *indices]
+    previous = [manifest.previous] if manifest.previous else []
+    return [*manifest.files, *previous, *indices]
 
 
-def _check_files(
-    dataset: Path, manifest: Manifest, result: Verification, report: Report
-) -> set[str]:
-    """Digest every listed file; paths of those that are right."""
-    sound = set()
-    files = _listed(manifest)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = pool.map(lambda file: _file_fault(dataset, file), files)
-        for done, (file, fault) in enumerate(zip(files, faults, strict=True), start=1):
-            if fault:
-                result.faults.append(fault)
-            else:
-                sound.add(file.path)
-            result.files += 1
-            result.bytes += file.bytes
-            report(done, len(files))
-    return sound
+@dataclass
+class _Look:
+    """Looks at files, counts them and reports."""
+
+    run: Run
+    store: Store
+    manifest: Manifest
+    report: Report
+    result: Verification
+
+    def at(self, calls: Iterable[Call]) -> list[Finding]:
+        findings = []
+        total = len(listed(self.manifest))
+        with self.run(calls) as ended:
+            for finding in ended:
+                findings.append(finding)
+                self.result.files += 1
+                self.result.bytes += finding.file.bytes
+                self.result.samples += finding.samples
+                self.report(Progress(self.result.files, total, self.result.bytes))
+        return findings
 
 
-def _file_fault(dataset: Path, file: File) -> str | None:
-    path = dataset / file.path
-    if not path.resolve().is_relative_to(dataset.resolve()):
-        return f"{file.path}: a link out of the data set"
-    try:
-        size = path.stat().st_size
-        if size != file.bytes:
-            return f"{file.path}: {size} bytes, expected {file.bytes}"
-        found = _digest(path)
-    except FileNotFoundError:
-        return f"{file.path}: missing, expected {file.bytes} bytes"
-    except OSError as error:
-        return f"{file.path}: cannot be read: {error.strerror}"
-    return None if found == file.digest else f"{file.path}: changed (its digest is {found})"
-
-
-def _digest(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            state.update(block)
-    return "sha256:" + state.hexdigest()
-
-
-def _strangers(dataset: Path, manifest: Manifest) -> Iterator[str]:
-    """Files in the splits that the manifest does not list: a reader might take them."""
-    listed = {file.path for file in _listed(manifest)}
-    for split in SPLITS:
-        for folder in (dataset / split, dataset / f"{split}.zarr"):
-            for path in sorted(folder.rglob("*")):
-                name = path.relative_to(dataset).as_posix()
-                if path.is_file() and name not in listed:
-                    yield f"{name}: not in {MANIFEST_NAME}"
-
-
-def _split_faults(manifest: Manifest) -> Iterator[str]:
-    places = Counter(u for split in manifest.splits.values() for u in split.universes)
-    for universe_id, times in sorted(places.items()):
-        if times > 1:
-            yield f"universe {universe_id}: {times} times in the splits, expected once"
-    for universe in manifest.universes:
-        split = manifest.splits.get(universe.split)
-        if split is None or universe.id not in split.universes:
-            yield f"universe {universe.id}: not in its split {universe.split}"
-    known = {universe.id for universe in manifest.universes}
-    for universe_id in sorted(places.keys() - known):
-        yield f"universe {universe_id}: in a split, but not described"
-
-
-def _duplicate_faults(manifest: Manifest) -> Iterator[str]:
-    seen: dict[str, str] = {}
-    for universe in manifest.universes:
-        for snapshot in universe.snapshots:
-            other = seen.setdefault(snapshot.fingerprint, universe.id)
-            if other != universe.id:
-                yield f"universe {universe.id}: same snapshot as universe {other}"
-
-
-def _universe_faults(manifest: Manifest) -> Iterator[str]:
-    for universe in manifest.universes:
-        wanted = [snapshot.redshift_wanted for snapshot in universe.snapshots]
-        if wanted != manifest.layout.redshifts:
-            expected = manifest.layout.redshifts
-            yield f"universe {universe.id}: redshifts {wanted}, expected {expected}"
-        channels = [snapshot.channel for snapshot in universe.snapshots]
-        if channels != list(range(len(channels))):
-            yield f"universe {universe.id}: channels {channels}, expected them in order from 0"
-        for name, (low, high) in manifest.targets.items():
-            value = universe.parameters.get(name)
-            if value is None or not low <= value <= high:
-                yield f"universe {universe.id}: {name} = {value}, expected {low:g} to {high:g}"
-
-
-def _layout_faults(manifest: Manifest) -> Iterator[str]:
-    """The shape of a sample, the cube, its redshifts and the splits must agree."""
-    layout = manifest.layout
-    *sides, channels = layout.sample_shape
-    if any(side * layout.subvolumes != layout.n_grid for side in sides):
-        yield (
-            f"samples of {sides} cells, {layout.subvolumes} a side: expected {layout.n_grid} "
-            "cells a side in all"
-        )
-    if channels != len(layout.redshifts):
-        yield f"samples of {channels} channels, but {len(layout.redshifts)} redshifts"
+def _calls(
+    store: Store, manifest: Manifest, content: Content, blocked: dict[SplitName, list[Fault]]
+) -> Iterator[Call]:
     for shard in manifest.shards:
-        if shard.split not in manifest.splits:
-            yield f"{shard.path}: of the split {shard.split}, which is not described"
+        if blocked.get(shard.split, [shard]):
+            yield check_file, store, shard
+        else:
+            yield check_shard, store, content.check_of(shard)
 
 
-def _coverage_faults(manifest: Manifest, name: SplitName) -> Iterator[str]:
-    """Shards must cover a split's samples exactly, and samples its universes."""
-    split = manifest.splits[name]
-    each = split.variants * manifest.layout.subvolumes**3
-    if split.samples_per_universe != each:
-        yield f"{name}: {split.samples_per_universe} samples a universe, expected {each}"
-    expected = len(split.universes) * split.samples_per_universe
-    if split.samples != expected:
-        yield f"{name}: {split.samples} samples, expected {expected}"
-    position = 0
-    for shard in manifest.shards_of(name):
-        if shard.first_sample != position:
-            yield f"{shard.path}: starts at sample {shard.first_sample}, expected {position}"
-        position = shard.first_sample + shard.samples
-    if position != split.samples:
-        yield f"{name}: shards hold {position} samples, expected {split.samples}"
+def _not_looked_at(manifest: Manifest, name: SplitName, before: list[Fault]) -> list[Fault]:
+    """Why the samples of a split cannot be looked at; none: they can."""
+    faults = [] if before else list(coverage_faults(manifest, name))
+    if not before and not faults and not is_unknown(manifest, name):
+        return []
+    message = f"{name}: its samples were not looked at, for the faults above"
+    return [*faults, Fault("manifest", message, split=name)]
 
 
-def _is_unknown(manifest: Manifest, name: SplitName) -> bool:
-    """Whether what the samples of a split should hold cannot be told; said of each universe."""
-    by_id = {universe.id: universe for universe in manifest.universes}
-    for universe_id in manifest.splits[name].universes:
-        universe = by_id.get(universe_id)
-        if universe is None or not manifest.targets.keys() <= universe.parameters.keys():
-            return True
-        n_channels = len(manifest.layout.redshifts)
-        if any(snapshot.channel >= n_channels for snapshot in universe.snapshots):
-            return True
-    return False
+def _in_order(manifest: Manifest, findings: list[Finding]) -> list[Fault]:
+    """Faults of files in the order of the manifest, whichever was looked at first."""
+    places = {file.path: place for place, file in enumerate(listed(manifest))}
+    by_digest = {file.digest: file.path for file in listed(manifest)}
+    ordered = sorted(findings, key=lambda finding: places[finding.file.path])
+    return [_swapped(f, finding, by_digest) for finding in ordered for f in finding.faults]
+
+
+def _swapped(fault: Fault, finding: Finding, by_digest: dict[str, str]) -> Fault:
+    """A file that holds the bytes of another one, said so."""
+    other = by_digest.get(finding.digest or "")
+    if other is None or fault.path != finding.file.path:
+        return fault
+    return fault.with_note(f"it holds the bytes of {other}")
+
+
+def _strangers(store: Store, manifest: Manifest) -> Iterator[Fault]:
+    """Files in the places of samples that the manifest does not list: a reader might take them."""
+    known = {file.path for file in listed(manifest)}
+    places = {
+        part.place(split, format)
+        for part in manifest.all_parts()
+        for split in SPLITS
+        for format in ("zarr", "tfrecord")
+    }
+    for place in sorted(places):
+        for path in store.paths(place):
+            if path not in known:
+                yield Fault("stranger", f"{path}: not in {MANIFEST_NAME}", path)

@@ -17,6 +17,7 @@ from pipeline.manifest import load
 from pipeline.report import write_report
 from pipeline.samples import universe_cube
 from pipeline.verify import verify
+from tests import proof_corruption
 from tests.conftest import Run
 from tests.ensembles_made import write_ensemble, write_recipe
 
@@ -81,6 +82,21 @@ def test_every_changed_byte_of_every_file_is_found(dataset: Path) -> None:
     assert verify(dataset).passed
 
 
+@pytest.mark.parametrize("format", proof_corruption.FORMATS)
+def test_bytes_of_every_file_and_of_the_ledger(
+    tmp_path: Path, format: str, cluster: ClusterChoice
+) -> None:
+    """Fault row 15; ``tests/proof_corruption.py`` changes every byte."""
+    made = proof_corruption.make(tmp_path, format, cluster)
+    tried = [
+        proof_corruption.damage(made, path, range(number % 7, (made / path).stat().st_size, 211))
+        for number, path in enumerate(proof_corruption.files(made))
+    ]
+    assert [line for one in tried for line in one.undetected] == []
+    assert sum(one.changes for one in tried) > 40
+    assert {one.kind for one in tried} >= {"manifest", "ledger", "shards", "recipe"}
+
+
 def test_every_deleted_or_cut_file_is_named(dataset: Path) -> None:
     """Fault rows 14 and 16."""
     manifest = load(dataset)
@@ -88,9 +104,13 @@ def test_every_deleted_or_cut_file_is_named(dataset: Path) -> None:
         path = dataset / file.path
         raw = path.read_bytes()
         path.write_bytes(raw[:-1])
-        assert f"{file.path}: {len(raw) - 1} bytes, expected {len(raw)}" in faults(dataset)
+        (cut,) = verify(dataset).found
+        assert str(cut).startswith(f"{file.path}: {len(raw) - 1} bytes, expected {len(raw)}")
+        assert (cut.kind, cut.path) == ("changed", file.path)
         path.unlink()
-        assert f"{file.path}: missing, expected {len(raw)} bytes" in faults(dataset)
+        (gone,) = verify(dataset).found
+        assert str(gone).startswith(f"{file.path}: missing, expected {len(raw)} bytes")
+        assert (gone.kind, gone.path) == ("missing", file.path)
         path.write_bytes(raw)
 
 
@@ -142,7 +162,8 @@ def test_wrong_counts_parameters_and_targets(dataset: Path) -> None:
         body["universes"][0]["snapshots"][1]["n_particles"] += 1
 
     rewritten(dataset, more_particles)
-    (fault,) = faults(dataset)
+    fault, *others = faults(dataset)
+    assert all(other.startswith("ledger: ") for other in others), others
     assert "its samples hold 64 particles, expected 65" in fault
 
     def other_parameter(body: dict) -> None:
@@ -160,7 +181,8 @@ def test_moments_that_the_samples_do_not_have(dataset: Path, key: str) -> None:
 
     before = getattr(load(dataset).universes[3].snapshots[1], key)
     rewritten(dataset, other)
-    (fault,) = faults(dataset)
+    fault, *others = faults(dataset)
+    assert all(other.startswith("ledger: ") for other in others), others
     assert fault.startswith("universe u003, redshift 1: the ")
     assert f"{before:.10g}, expected {before * 1.001:.10g}" in fault
 
