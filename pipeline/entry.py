@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
-from typing import NoReturn
-
 import click
+from click.core import ParameterSource
 
-from pipeline.errors import INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, CosmoflowError
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a batch system sends it before it kills: stop as on Ctrl-C."""
+from pipeline import signals
+from pipeline.errors import INTERRUPTED_EXIT_CODE, CosmoflowError
 
 
 def run_command(command: click.Command) -> int:
     """Run a command line and return its exit code; errors of the user are one message."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.install()
     try:
         return int(command.main(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -26,14 +20,26 @@ def run_command(command: click.Command) -> int:
     except CosmoflowError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        # click turns a KeyboardInterrupt into its own Abort
-        if isinstance(error.__cause__ or error, Terminated):
-            click.echo("stopped by SIGTERM", err=True)
-            return TERMINATED_EXIT_CODE
+    except (click.Abort, KeyboardInterrupt):
+        return _stopped()
+
+
+def _stopped() -> int:
+    # click turns a KeyboardInterrupt into its own Abort: the signal itself is asked for
+    request = signals.received()
+    if request is None:
         click.echo("stopped", err=True)
         return INTERRUPTED_EXIT_CODE
+    click.echo(f"stopped by {request}", err=True)
+    return request.exit_code
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def given_options(context: click.Context) -> list[str]:
+    """Options of a command as they were typed, to say how to call it again."""
+    given: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if isinstance(parameter, click.Option) and source is ParameterSource.COMMANDLINE:
+            given += [parameter.opts[-1]]
+            given += [] if parameter.is_flag else [str(context.params[parameter.name or ""])]
+    return given
