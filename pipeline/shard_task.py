@@ -17,25 +17,23 @@ import numpy as np
 from pipeline import ledger
 from pipeline.augment import variant
 from pipeline.config import Recipe
-from pipeline.deposit import get_scheme
+from pipeline.deposit import CPU, get_scheme
+from pipeline.deposit.warm import warm_up
 from pipeline.errors import CosmoflowError, SnapshotError
-from pipeline.field import (
-    ChannelStatistics,
-    count_scale,
-    deposit_snapshot,
-    measure,
-    store_channel,
-)
+from pipeline.field import ChannelStatistics, fill_counts
 from pipeline.ledger import Entry
 from pipeline.manifest import SnapshotRecord, SplitName, Universe, scale_target
-from pipeline.mass_field import deposit_masses
+from pipeline.mass_field import fill_masses
 from pipeline.plan import ShardTask
 from pipeline.readers import open_snapshot
+from pipeline.readers.fingerprint import fingerprint
 from pipeline.ready_field import fill_ready
 from pipeline.snapshot import GridSnapshot, Snapshot
 from pipeline.subvolume import split_cube
-from pipeline.survey import ChannelInput, SurveyedUniverse
+from pipeline.survey import ChannelInput, Refusal, SurveyedUniverse
+from pipeline.threads import threads_of_task
 from pipeline.write.shards import write_shard
+from pipeline.write.store import Store
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,19 @@ class Job:
     recipe : Recipe
     root : Path
         Folder of the recipe; input files inside it are recorded relative to it.
-    output : Path
-        Folder of the data set.
+    output : Store
+        Place of the data set.
+    part : int
+        Part of the data set that is made: 0, or the number of an extension.
+    backend : str
+        What deposits, see ``deposit.assign``; the data set's bytes do not depend on it.
     """
 
     recipe: Recipe
     root: Path
-    output: Path
+    output: Store
+    part: int = 0
+    backend: str = CPU
 
 
 @dataclass
@@ -75,8 +79,8 @@ def run_task(task: ShardTask, job: Job) -> Entry:
 
     Raises
     ------
-    SnapshotError
-        If a snapshot cannot be trusted; nothing of this task is left behind.
+    UniversesRefusedError
+        If snapshots cannot be trusted; nothing of this task is left behind.
     OutputError
         If a shard cannot be written.
     """
@@ -85,10 +89,15 @@ def run_task(task: ShardTask, job: Job) -> Entry:
         (sum(shard.samples for shard in task.shards), *recipe.sample_shape), recipe.dtype
     )
     per_universe = recipe.samples_per_universe(task.split)
-    universes = []
+    universes, refused = [], []
     for number, universe in enumerate(task.universes):
         part = samples[number * per_universe : (number + 1) * per_universe]
-        universes.append(_make_universe(universe, task.split, job, part, clock))
+        try:
+            universes.append(_make_universe(universe, task.split, job, part, clock))
+        except SnapshotError as error:
+            refused.append(refusal_of(universe, error))
+    if refused:
+        raise UniversesRefusedError(*refused)
     with clock.stage("write"):
         targets = np.repeat(scaled_targets(recipe, task.universes), per_universe, axis=0)
         shards = []
@@ -96,9 +105,45 @@ def run_task(task: ShardTask, job: Job) -> Entry:
             start = shard.first_sample - task.shards[0].first_sample
             run = slice(start, start + shard.samples)
             shards.append(write_shard(recipe, job.output, shard, samples[run], targets[run]))
-    entry = Entry(task=task.name, shards=shards, universes=universes, seconds=clock.seconds)
-    ledger.append(job.output, entry)
+    entry = Entry(
+        task=task.name,
+        shards=shards,
+        universes=universes,
+        seconds=clock.seconds,
+        finished=time.time(),
+    )
+    ledger.append(job.output, entry, job.part)
     return entry
+
+
+class UniversesRefusedError(SnapshotError):
+    """Some universes of a task cannot be used; its arguments are their :class:`Refusal`s."""
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """All of the task that were found."""
+        return self.args
+
+    def __str__(self) -> str:
+        return "\n".join(refusal.reason for refusal in self.refused)
+
+
+def refusal_of(universe: SurveyedUniverse, error: SnapshotError) -> Refusal:
+    """A universe that cannot be used."""
+    return Refusal(universe.id, str(error), universe.parameters)
+
+
+def try_universe(universe: SurveyedUniverse, split: SplitName, job: Job) -> Refusal | None:
+    """Make the samples of one universe and throw them away: whether that can be done.
+
+    For a universe under suspicion of ending the workers that read it.
+    """
+    shape = (job.recipe.samples_per_universe(split), *job.recipe.sample_shape)
+    try:
+        _make_universe(universe, split, job, np.empty(shape, job.recipe.dtype), StageClock())
+    except SnapshotError as error:
+        return refusal_of(universe, error)
+    return None
 
 
 @dataclass(frozen=True)
@@ -158,49 +203,68 @@ def _make_channel(
 ) -> SnapshotRecord:
     """Make the channel ``cells`` of a cube of one snapshot."""
     with clock.stage("read and deposit"):
-        snapshot = _reopened(channel, job.recipe)
+        snapshot = reopened(channel, job.recipe)
     try:
         if isinstance(snapshot, GridSnapshot):
             with clock.stage("read and deposit"):
                 statistics = fill_ready(snapshot, cells)
         else:
-            statistics = _fill(snapshot, job.recipe, cells, clock)
+            statistics = _fill(snapshot, job, cells, clock)
     except SnapshotError as error:
         if channel.header.name in str(error):
             raise
         raise SnapshotError(f"{channel.header.name}: {error}") from error
-    return _record(channel, number, statistics, job.root)
+    check_unchanged(channel)
+    return snapshot_record(channel, number, statistics, job.root)
 
 
-def _reopened(channel: ChannelInput, recipe: Recipe) -> Snapshot:
+def reopened(channel: ChannelInput, recipe: Recipe) -> Snapshot:
     """The snapshot that was surveyed."""
     header = channel.header
     for snapshot in open_snapshot(header.files, recipe.input.read_options()).epochs():
         if snapshot.header == header:
             return snapshot
-    raise SnapshotError(f"{header.name}: the header changed while the build ran; start it again")
+    check_unchanged(channel)
+    raise SnapshotError(
+        f"{header.name}: the header changed while the build ran; let nothing write to the input, "
+        "and take it up again with --resume --retry-quarantined"
+    )
 
 
-def _fill(
-    snapshot: Snapshot, recipe: Recipe, cells: np.ndarray, clock: StageClock
-) -> ChannelStatistics:
+def check_unchanged(channel: ChannelInput) -> None:
+    """Refuse a snapshot that is not the one that was surveyed: its record would be wrong."""
+    now = fingerprint(channel.header.files)
+    if now != channel.fingerprint:
+        raise SnapshotError(
+            f"{channel.header.name}: changed while the build ran: fingerprint "
+            f"{channel.fingerprint} when it was surveyed, {now} when it was read; let nothing "
+            "write to the input, and take it up again with --resume --retry-quarantined"
+        )
+
+
+def compile_deposit(job: Job) -> None:
+    """Have what deposits the job's particles compiled, or loaded, in this process."""
+    grid = job.recipe.grid
+    if grid.scheme != "ready" and job.backend == CPU:
+        warm_up(grid.scheme, str(job.recipe.dtype), grid.weight == "mass")
+
+
+def _fill(snapshot: Snapshot, job: Job, cells: np.ndarray, clock: StageClock) -> ChannelStatistics:
     """Deposit particles, or their masses, into the channel ``cells`` of a cube."""
-    scheme, n_particles = get_scheme(recipe.grid.scheme), snapshot.header.n_particles
-    arguments = (snapshot, recipe.grid.n_grid, scheme, recipe.grid.origin)
+    recipe = job.recipe
+    fill = fill_masses if recipe.grid.weight == "mass" else fill_counts
+    scheme = get_scheme(recipe.grid.scheme)
+    with clock.stage("compile"):
+        compile_deposit(job)
     with clock.stage("read and deposit"):
-        if recipe.grid.weight == "mass":
-            grid, scale = deposit_masses(*arguments)
-        else:
-            grid, scale = deposit_snapshot(*arguments), count_scale(n_particles, scheme)
-    with clock.stage("check"):
-        statistics = measure(grid, n_particles, scale)
-        store_channel(grid, scale, cells)
-    return statistics
+        origin = recipe.grid.origin
+        return fill(snapshot, cells, scheme, origin, threads_of_task(), backend=job.backend)
 
 
-def _record(
+def snapshot_record(
     channel: ChannelInput, number: int, statistics: ChannelStatistics, root: Path
 ) -> SnapshotRecord:
+    """What the manifest tells of the snapshot of a channel."""
     header = channel.header
     return SnapshotRecord(
         channel=number,

@@ -203,6 +203,15 @@ class Snapshot(ABC):
             "set grid.weight: count in the recipe"
         )
 
+    def sections(self, most: int) -> tuple[Snapshot, ...]:
+        """The snapshot in at most so many pieces that can be read apart, in order.
+
+        Each particle is in one of them, in the chunks of the whole; the header of each is that
+        of the whole.  In formats of one file it is this one alone.
+        """
+        del most
+        return (self,)
+
     def epochs(self) -> tuple[Snapshot, ...]:
         """Snapshots of all redshifts that the files hold; in most formats this one alone."""
         return (self,)

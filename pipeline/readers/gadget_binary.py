@@ -21,12 +21,12 @@ from pipeline.readers.gadget_header import (
     table_mass,
     with_high_words,
 )
-from pipeline.readers.multifile import find_parts
+from pipeline.readers.multifile import PartedSnapshot, find_parts
 from pipeline.readers.raw_positions import RawPositions
 from pipeline.readers.reach import check_reach
 from pipeline.readers.records import Record, read_exactly, walk_records
 from pipeline.readers.registry import register
-from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, Snapshot, SnapshotHeader
+from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, SnapshotHeader
 
 N_TYPES = 6
 HEADER_BYTES = 256
@@ -60,7 +60,7 @@ class _Part:
         return tuple(0 if mass else count for count, mass in pairs)
 
 
-class GadgetBinarySnapshot(Snapshot):
+class GadgetBinarySnapshot(PartedSnapshot):
     """An opened Gadget-2 binary snapshot."""
 
     def __init__(

@@ -28,10 +28,10 @@ from pipeline.readers.hdf5_safe import (
     numbers,
     subgroup,
 )
-from pipeline.readers.multifile import find_parts
+from pipeline.readers.multifile import PartedSnapshot, find_parts
 from pipeline.readers.reach import check_reach
 from pipeline.readers.registry import register
-from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, Snapshot, SnapshotHeader
+from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, SnapshotHeader
 
 _COUNTS = "NumPart_ThisFile"
 _GROUPS = ("Header", "Parameters", "Cosmology", "Units")
@@ -54,7 +54,7 @@ _MAX_MASSES_READ = 10**8
 """Particle masses are summed for the density check unless there are more than these."""
 
 
-class GadgetHdf5Snapshot(Snapshot):
+class GadgetHdf5Snapshot(PartedSnapshot):
     """An opened HDF5 snapshot of Gadget's family."""
 
     def __init__(

@@ -21,6 +21,7 @@ from pipeline.readers.genericio_header import (
     GenericHeader,
     read_header,
 )
+from pipeline.readers.multifile import PartedSnapshot
 from pipeline.readers.raw_file import raw_file
 from pipeline.readers.reach import check_reach
 from pipeline.readers.redshift_name import named_redshift
@@ -30,7 +31,6 @@ from pipeline.snapshot import (
     DARK_MATTER,
     DEFAULT_CHUNK_PARTICLES,
     ReadOptions,
-    Snapshot,
     SnapshotHeader,
 )
 
@@ -40,7 +40,7 @@ _SAME_SIDE = 1e-6
 _BOX_RANGE = (1e-6, 1e6)
 
 
-class GenericIOSnapshot(Snapshot):
+class GenericIOSnapshot(PartedSnapshot):
     """An opened GenericIO snapshot."""
 
     def __init__(

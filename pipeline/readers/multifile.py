@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
 from pipeline.errors import SnapshotError
+from pipeline.snapshot import Snapshot
 
 _PART_NAME = re.compile(r"(?P<base>.+)\.(?P<index>\d{1,9})(?P<suffix>\.(?:hdf5|h5))?")
 _NAMES_SHOWN = 5
+
+
+class PartedSnapshot(Snapshot):
+    """A snapshot whose parts ``_parts`` are read one after the other, each alone."""
+
+    _parts: tuple[Any, ...]
+
+    def sections(self, most: int) -> tuple[Self, ...]:
+        """The parts in runs; see :meth:`Snapshot.sections`."""
+        n_parts = len(self._parts)
+        n = max(1, min(most, n_parts))
+        return tuple(self._section(n_parts * i // n, n_parts * (i + 1) // n) for i in range(n))
+
+    def _section(self, begin: int, end: int) -> Self:
+        section = copy.copy(self)
+        section._parts = self._parts[begin:end]
+        return section
 
 
 def find_parts(

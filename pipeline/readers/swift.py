@@ -18,6 +18,7 @@ from pipeline.errors import SnapshotError
 from pipeline.readers.gadget_header import assemble, check_complete, selected_types
 from pipeline.readers.hdf5_chunks import aligned, iter_rows
 from pipeline.readers.hdf5_safe import float_dataset, hdf5_file, number, subgroup
+from pipeline.readers.multifile import PartedSnapshot
 from pipeline.readers.reach import check_reach
 from pipeline.readers.registry import register
 from pipeline.readers.swift_header import (
@@ -27,7 +28,7 @@ from pipeline.readers.swift_header import (
     swift_parts,
     without_left_out,
 )
-from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, Snapshot, SnapshotHeader
+from pipeline.snapshot import DEFAULT_CHUNK_PARTICLES, ReadOptions, SnapshotHeader
 
 _MASS_NAMES = ("Masses", "DynamicalMasses")
 """Black holes have the latter: the mass that gravity sees."""
@@ -36,7 +37,7 @@ _MAX_MASSES_READ = 10**8
 """Particle masses are summed for the density check unless there are more than these."""
 
 
-class SwiftSnapshot(Snapshot):
+class SwiftSnapshot(PartedSnapshot):
     """An opened SWIFT snapshot."""
 
     def __init__(
