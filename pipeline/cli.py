@@ -7,62 +7,43 @@ that need them, so that ``--help`` is quick.
 from __future__ import annotations
 
 import json
-import shutil
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline import terminal
-from pipeline.entry import run_command
-from pipeline.errors import CosmoflowError, DatasetError, InputError
+from pipeline.cli_options import PATH as _PATH
+from pipeline.cli_options import PLACE as _PLACE
+from pipeline.cli_options import cluster_choice as _choice
+from pipeline.cli_options import cluster_options as _cluster_options
+from pipeline.cli_options import json_option as _json_option
+from pipeline.cli_power import power
+from pipeline.cli_repair import repair
+from pipeline.cli_status import status
+from pipeline.cli_verify import verify
+from pipeline.entry import given_options, run_command
+from pipeline.errors import QUARANTINED_EXIT_CODE, CosmoflowError, InputError
+from pipeline.write.stores import is_url, open_store
 
 if TYPE_CHECKING:
-    from pipeline.build import BuildResult, Progress
-    from pipeline.cluster import ClusterChoice
+    from pipeline.boxes import SplitBoxes
+    from pipeline.build import BuildResult
+    from pipeline.manifest import Manifest
     from pipeline.plan import Plan
+    from pipeline.rounds import Progress
     from pipeline.survey import Refusal, SurveyedUniverse
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
 _RANGE = click.FloatRange(min=0)
+_BACKENDS = ("cpu", "cuda")  # of pipeline.deposit.backends, whose import is not light
 
 
 def main() -> None:
     """Entry point of ``cosmoflow-prep``."""
     sys.exit(run_command(cli))
-
-
-def _json_option(command: _Command) -> _Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
-
-
-def _cluster_options(command: _Command) -> _Command:
-    options = (
-        click.option(
-            "--cluster",
-            default="local",
-            show_default=True,
-            help="local; tcp://host:port of a scheduler; or a scheduler file (.json).",
-        ),
-        click.option(
-            "--workers", type=click.IntRange(1), help="Local worker processes.  [default: cores]"
-        ),
-        click.option(
-            "--memory-limit", default="auto", show_default=True, help="Of a worker, e.g. 2GiB."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _choice(cluster: str, workers: int | None, memory_limit: str) -> ClusterChoice:
-    from pipeline.cluster import ClusterChoice  # noqa: PLC0415  (imports distributed)
-
-    return ClusterChoice(cluster, workers, memory_limit)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,8 +62,15 @@ def cli() -> None:
     Exit codes: 0 done, 1 a defect of this software, 2 wrong usage, 3 recipe,
     4 input (snapshots, parameters), 5 output (exists, locked, disk full),
     6 damaged data set, 7 library missing, 8 workers died, 9 simulation,
-    10 training, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+    10 training, 11 built, but universes are quarantined, 130 stopped by Ctrl-C,
+    143 stopped by SIGTERM.
     """
+
+
+cli.add_command(power)
+cli.add_command(status)
+cli.add_command(verify)
+cli.add_command(repair)
 
 
 @cli.command()
@@ -197,8 +185,10 @@ def plan(recipe: Path, cluster: str, workers: int | None, memory_limit: str, as_
 
 
 def _plan_facts(made: Plan, recipe: Path) -> dict[str, Any]:
-    output = recipe.resolve().parent / made.recipe.output.path
-    existing = next(p for p in (output, *output.parents) if p.exists())
+    from pipeline.disk_space import estimate  # noqa: PLC0415
+
+    output = open_store(made.recipe.output.path, recipe.resolve().parent)
+    space = estimate(made)
     return {
         "name": made.recipe.name,
         "universes": {name: [u.id for u in members] for name, members in made.splits.items()},
@@ -208,11 +198,17 @@ def _plan_facts(made: Plan, recipe: Path) -> dict[str, Any]:
         "cells": _cells(made),
         "tasks": len(made.tasks),
         "shards": made.n_shards,
+        "quarantined": {u.id: u.reason for u in made.quarantined},
         "particles": sum(u.n_particles for members in made.splits.values() for u in members),
         "output": str(output),
         "output_bytes_uncompressed": made.output_bytes,
+        "output_bytes_at_most": space.bytes_at_most,
+        "output_bytes_at_least": space.bytes_at_least,
+        "shard_bytes_at_most": space.bytes_of_a_shard,
         "worker_bytes": made.worker_bytes,
-        "free_bytes": shutil.disk_usage(existing).free,
+        "worker_bytes_in_parts": made.worker_bytes_in_parts,
+        "scratch_bytes_at_most": made.scratch_bytes,
+        "free_bytes": output.free_bytes(),
     }
 
 
@@ -226,25 +222,87 @@ def _cells(made: Plan) -> str:
 
 def _plan_lines(made: Plan, facts: dict[str, Any]) -> list[str]:
     shape = " x ".join(str(n) for n in facts["sample_shape"])
+    free = facts["free_bytes"]
+    sizes = ("uncompressed", "at_most", "at_least")
+    raw, most, least = (terminal.size(facts[f"output_bytes_{name}"]) for name in sizes)
+    shard = terminal.size(facts["shard_bytes_at_most"])
     return [
         f"samples: {shape} {facts['dtype']}, {facts['cells']}",
         f"particles to read: {facts['particles']:,}",
         f"{facts['tasks']} tasks write {facts['shards']} shards to {facts['output']}",
-        f"size: {terminal.size(facts['output_bytes_uncompressed'])} before compression; "
-        f"{terminal.size(facts['free_bytes'])} free",
+        f"size: {raw} of samples before compression; on disk at most {most}"
+        + ("" if free is None else f"; {terminal.size(free)} free"),
+        f"a build starts where {least} are free, and stops before the disk is full; 'status' tells "
+        "what the shards so far lead to expect",
+        f"temporary files: one shard a worker, at most {shard} each, in the output itself",
         f"memory of one worker: at most {terminal.size(facts['worker_bytes'])}",
+        *_parts_lines(facts),
+        *(f"quarantined: {u}: {' '.join(why.split())}" for u, why in facts["quarantined"].items()),
+    ]
+
+
+def _parts_lines(facts: dict[str, Any]) -> list[str]:
+    """What universes in parts would need."""
+    if facts["worker_bytes_in_parts"] is None:
+        return ["ready grids are not made in parts by several workers"]
+    least, most = facts["worker_bytes_in_parts"], facts["scratch_bytes_at_most"]
+    return [
+        f"workers with less make a universe together, in parts: at least {terminal.size(least)} "
+        f"each, and up to {terminal.size(most)} of scratch files"
     ]
 
 
 @cli.command()
 @click.argument("recipe", type=_PATH)
 @click.option("--resume", is_flag=True, help="Go on with a build that was stopped.")
+@click.option(
+    "--extend", is_flag=True, help="Add the universes that the finished data set does not have."
+)
+@click.option("--strict", is_flag=True, help="Stop at the first universe that cannot be used.")
+@click.option(
+    "--retry-quarantined",
+    is_flag=True,
+    help="With --resume or --extend: try again the universes that could not be used.",
+)
+@click.option(
+    "--ignore-disk-space",
+    is_flag=True,
+    help="Start, and go on, where the free space may not hold the data set.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(_BACKENDS),
+    default=_BACKENDS[0],
+    show_default=True,
+    help="What deposits the particles; the data set is the same.",
+)
+@click.option(
+    "--split-boxes",
+    type=click.Choice(("auto", "always", "never")),
+    default="auto",
+    show_default=True,
+    help="Universes made in parts by several workers; auto: those that one cannot hold.",
+)
+@click.option(
+    "--scratch",
+    type=_PATH,
+    help="Folder on a disk that all workers see, for universes in parts.  [default: in the output]",
+)
 @_cluster_options
 @_json_option
+@click.pass_context
 def build(
+    context: click.Context,
     recipe: Path,
     *,
     resume: bool,
+    extend: bool,
+    strict: bool,
+    retry_quarantined: bool,
+    ignore_disk_space: bool,
+    backend: str,
+    split_boxes: SplitBoxes,
+    scratch: Path | None,
     cluster: str,
     workers: int | None,
     memory_limit: str,
@@ -253,26 +311,57 @@ def build(
     r"""Build the data set of RECIPE.
 
     It appears when it is whole: until then there is no manifest, and a
-    stopped build goes on with --resume.
+    stopped build goes on with --resume.  Universes that cannot be used are
+    left out, named with the reason, and lead to exit code 11.  A finished data
+    set grows with --extend: what is there stays as it is.
 
     \b
     Example:
       cosmoflow-prep build recipe.yaml --workers 2
+      cosmoflow-prep build recipe.yaml --resume --retry-quarantined
+      cosmoflow-prep build recipe.yaml --extend
+      cosmoflow-prep build recipe.yaml --workers 2 --memory-limit 2GiB --scratch /fast
     """
+    if retry_quarantined and not (resume or extend):
+        raise click.UsageError("--retry-quarantined goes with --resume or --extend")
+    from pipeline.boxes import BoxOptions  # noqa: PLC0415
     from pipeline.build import build as run_build  # noqa: PLC0415
 
     choice = _choice(cluster, workers, memory_limit)
     try:
         with terminal.progress(terminal.error_console()) as advance:
-            result = run_build(recipe, choice, resume, _shown(advance))
+            result = run_build(
+                recipe,
+                choice,
+                resume,
+                _shown(advance),
+                ignore_disk_space,
+                strict=strict,
+                retry_quarantined=retry_quarantined,
+                extend=extend,
+                backend=backend,
+                boxes=BoxOptions(split_boxes, scratch),
+            )
     except (CosmoflowError, KeyboardInterrupt):
-        _say_how_to_go_on(recipe)
+        _say_how_to_go_on(context, recipe, extend)
         raise
     if as_json:
         click.echo(json.dumps(_build_facts(result)))
-        return
-    for line in _build_lines(result):
+    for line in [] if as_json else _build_lines(result):
         click.echo(line)
+    if result.manifest.quarantined:
+        _say_quarantined(recipe, result.manifest)
+        context.exit(QUARANTINED_EXIT_CODE)
+
+
+def _say_quarantined(recipe: Path, manifest: Manifest) -> None:
+    bad = manifest.quarantined
+    total = len(bad) + len(manifest.universes)
+    click.echo(f"built without {len(bad)} of {total} universes, which are quarantined:", err=True)
+    for universe in bad:
+        click.echo(f"  {universe.id}: {' '.join(universe.reason.split())}", err=True)
+    command = shlex.join(["cosmoflow-prep", "build", str(recipe)])
+    click.echo(f"when they are mended: {command} --extend --retry-quarantined", err=True)
 
 
 def _shown(advance: terminal.Advance) -> Callable[[Progress], None]:
@@ -289,16 +378,14 @@ def _shown(advance: terminal.Advance) -> Callable[[Progress], None]:
     return show
 
 
-def _say_how_to_go_on(recipe: Path) -> None:
+def _say_how_to_go_on(context: click.Context, recipe: Path, extend: bool) -> None:
     from pipeline.build import resumable  # noqa: PLC0415
 
-    done = resumable(recipe)
+    done = resumable(recipe, extend)
     if done is not None:
-        click.echo(
-            f"{done} shards are finished and kept; go on with: "
-            f"cosmoflow-prep build {recipe} --resume",
-            err=True,
-        )
+        options = [text for text in given_options(context) if text != "--resume"]
+        command = shlex.join(["cosmoflow-prep", "build", str(recipe), "--resume", *options])
+        click.echo(f"{done} shards are finished and kept; go on with: {command}", err=True)
 
 
 def _build_facts(result: BuildResult) -> dict[str, Any]:
@@ -309,6 +396,7 @@ def _build_facts(result: BuildResult) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "shards_kept": result.shards_kept,
         "bytes": sum(shard.bytes for shard in manifest.shards),
+        "quarantined": {u.id: u.reason for u in manifest.quarantined},
         "seconds": result.seconds,
         "stage_seconds": result.stages,
     }
@@ -319,22 +407,24 @@ def _build_lines(result: BuildResult) -> list[str]:
     samples = ", ".join(f"{n} {name}" for name, n in facts["samples"].items())
     stages = ", ".join(f"{name} {s:.1f} s" for name, s in result.stages.items())
     kept = f" ({result.shards_kept} were there already)" if result.shards_kept else ""
+    # training reads folders of this machine
+    train = "" if is_url(result.output) else f"; cosmoflow-train fit {result.output}"
     return [
         f"built {result.output} in {result.seconds:.1f} s: {samples} samples in "
         f"{facts['shards']} shards{kept}, {terminal.size(facts['bytes'])}",
         f"work of all workers: {stages}",
-        f"next: cosmoflow-prep verify {result.output}; cosmoflow-train fit {result.output}",
+        f"next: cosmoflow-prep verify {result.output}{train}",
     ]
 
 
 @cli.command()
-@click.argument("path", type=_PATH)
+@click.argument("path", type=_PLACE)
 @click.option("--length-unit", help="For a snapshot that does not state it, e.g. kpc/h.")
 @click.option("--box-size", type=_RANGE, help="Mpc/h, for a snapshot that does not state it.")
 @click.option("--picture", type=_PATH, help="Also write a PNG of a cube of the data set.")
 @_json_option
 def inspect(
-    path: Path, length_unit: Any, box_size: float | None, picture: Path | None, as_json: bool
+    path: Path | str, length_unit: Any, box_size: float | None, picture: Path | None, as_json: bool
 ) -> None:
     r"""Say what PATH is: a data set, an unfinished build, a recipe or a snapshot.
 
@@ -372,38 +462,10 @@ def _plain(value: Any) -> str:
 
 
 @cli.command()
-@click.argument("dataset", type=_PATH)
-@_json_option
-def verify(dataset: Path, as_json: bool) -> None:
-    r"""Check every byte, count and split of the data set in DATASET.
-
-    \b
-    Example:
-      cosmoflow-prep verify datasets/quijote
-    """
-    from pipeline.verify import verify as run_verify  # noqa: PLC0415
-
-    with terminal.progress(terminal.error_console()) as advance:
-        result = run_verify(dataset, lambda done, total: advance("verify", done, total, ""))
-    if as_json:
-        facts = {"passed": result.passed, "faults": result.faults, "files": result.files}
-        click.echo(json.dumps(facts | {"samples": result.samples, "bytes": result.bytes}))
-    for fault in [] if as_json else result.faults:
-        click.echo(f"fault: {fault}")
-    if not result.passed:
-        raise DatasetError(f"{dataset}: {len(result.faults)} faults; build it again, or restore it")
-    if not as_json:
-        click.echo(
-            f"{dataset} is whole: {result.files} files, {terminal.size(result.bytes)}, "
-            f"{result.samples} samples; digests, counts, mass, splits and targets are right"
-        )
-
-
-@cli.command()
-@click.argument("dataset", type=_PATH)
+@click.argument("dataset", type=_PLACE)
 @click.option("--run", type=_PATH, help="Folder of a training run to show too.")
 @click.option("--output", "-o", type=_PATH, help="[default: DATASET/report.html]")
-def report(dataset: Path, run: Path | None, output: Path | None) -> None:
+def report(dataset: Path | str, run: Path | None, output: Path | None) -> None:
     r"""Write an HTML report of a data set, and of a training run on it.
 
     \b

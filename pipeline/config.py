@@ -40,7 +40,8 @@ from pipeline.input_rules import (
 from pipeline.manifest import SplitName, StoredType
 from pipeline.snapshot import DARK_MATTER, ReadOptions
 from pipeline.units import LengthUnit
-from pipeline.yaml_source import KeyPath, YamlSource, load_yaml
+from pipeline.write.stores import checked_url, is_url
+from pipeline.yaml_source import KeyPath, YamlSource, load_yaml, parse_yaml
 
 SchemeName = Literal["ngp", "cic", "tsc", "pcs", "ready"]
 Weight = Literal["count", "mass"]
@@ -276,10 +277,17 @@ def _is_range(value: tuple[float, float]) -> tuple[float, float]:
 TargetRange = Annotated[tuple[float, float], AfterValidator(_is_range)]
 
 
+def _checked_place(value: str) -> str:
+    return checked_url(value) if is_url(value) else value
+
+
 class OutputSection(_Section):
     """Where and how the data set is written."""
 
-    path: str = Field(description="folder of the data set, relative to the recipe")
+    path: Annotated[str, AfterValidator(_checked_place)] = Field(
+        description="folder of the data set, relative to the recipe; or a URL of an object store, "
+        "e.g. s3://bucket/folder"
+    )
     format: Literal["zarr", "tfrecord"] = Field("zarr", description="zarr or tfrecord")
     samples_per_shard: int = Field(64, ge=1, description="samples in one file")
     codec: Codec = Field(
@@ -419,7 +427,21 @@ def load_recipe(path: Path) -> Recipe:
     RecipeError
         With the line, the value found, and a suggestion for a mistyped key.
     """
-    source = load_yaml(path)
+    return _validated(load_yaml(path))
+
+
+def parse_recipe(raw: bytes, name: str) -> Recipe:
+    """Recipe of the bytes of its file; ``name`` is for messages.
+
+    Raises
+    ------
+    RecipeError
+        As :func:`load_recipe`.
+    """
+    return _validated(parse_yaml(raw, name))
+
+
+def _validated(source: YamlSource) -> Recipe:
     try:
         return Recipe.model_validate(source.data)
     except ValidationError as error:

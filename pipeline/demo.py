@@ -92,7 +92,8 @@ def run_demo(output: Path, quick: bool, seed: int, say: Say) -> Path:
         _build(output, size, seed, format, say)
     _train(output, size, seed, say)
     dataset, run = output / "dataset-zarr", output / "training"
-    report = write_report(dataset, run, output / REPORT_NAME)
+    report = output / REPORT_NAME
+    write_report(dataset, run, report)
     _conclude(output, quick, time.perf_counter() - started, say)
     return report
 

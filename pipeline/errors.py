@@ -15,6 +15,10 @@ TERMINATED_EXIT_CODE = 143
 """Exit code after SIGTERM (128 + SIGTERM), which batch systems send before they kill."""
 
 
+QUARANTINED_EXIT_CODE = 11
+"""Exit code of a build that is done, but without some universes of the input."""
+
+
 class CosmoflowError(Exception):
     """Base of all errors that a user can cause and mend."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.deposit import Assigned, Scheme, assign
+from pipeline.deposit import CPU, Assigned, Scheme, assign
 from pipeline.errors import SnapshotError
 from pipeline.read_ahead import ahead
 from pipeline.snapshot import Snapshot, SnapshotHeader
@@ -43,7 +43,13 @@ class ChannelStatistics:
 
 
 def fill_counts(
-    snapshot: Snapshot, channel: np.ndarray, scheme: Scheme, origin: str, threads: int = 1
+    snapshot: Snapshot,
+    channel: np.ndarray,
+    scheme: Scheme,
+    origin: str,
+    threads: int = 1,
+    *,
+    backend: str = CPU,
 ) -> ChannelStatistics:
     """Deposit a whole snapshot, each particle counting 1, into a channel of the cube.
 
@@ -58,6 +64,8 @@ def fill_counts(
         See ``deposit.assign``.
     threads : int
         Threads that deposit; reading goes on beside them.
+    backend : str
+        What deposits, see ``deposit.assign``.
 
     Raises
     ------
@@ -75,12 +83,26 @@ def fill_counts(
             origin=origin,
             n_particles=header.n_particles,
             threads=threads,
+            backend=backend,
         )
+    return counted(header, assigned, scheme, channel.size, channel.dtype)
+
+
+def counted(
+    header: SnapshotHeader, assigned: Assigned, scheme: Scheme, n_cells: int, dtype: np.dtype
+) -> ChannelStatistics:
+    """Check and measure a deposit of particles that each count 1, into cells of ``dtype``.
+
+    Raises
+    ------
+    SnapshotError
+        As :func:`fill_counts`.
+    """
     check_read(header, assigned.n_particles, assigned.not_finite)
     check_mass(assigned.total, header.n_particles * scheme.unit, scheme.unit)
-    if channel.dtype.kind in "iu":
-        check_fits(assigned.largest, channel.dtype)
-    return statistics(assigned, channel.size, scheme.unit)
+    if dtype.kind in "iu":
+        check_fits(assigned.largest, dtype)
+    return statistics(assigned, n_cells, scheme.unit)
 
 
 def statistics(

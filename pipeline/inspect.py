@@ -13,15 +13,17 @@ from pipeline.manifest import MANIFEST_NAME, Manifest, load
 from pipeline.readers import open_snapshot
 from pipeline.readers.registry import entry_file
 from pipeline.snapshot import ReadOptions, ReadyGrid, SnapshotHeader
+from pipeline.write.store import Store
+from pipeline.write.stores import open_store
 
 
-def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
-    """Facts of whatever ``path`` is, as plain data.
+def describe(place: Path | str, options: ReadOptions | None = None) -> dict[str, Any]:
+    """Facts of whatever a path or URL is, as plain data.
 
     Parameters
     ----------
-    path : Path
-        A data set's folder, a recipe (``.yaml``), or a snapshot: one of its files, or
+    place : Path or str
+        A data set's folder or URL, a recipe (``.yaml``), or a snapshot: one of its files, or
         the folder of a bigfile or Zarr snapshot.
     options : ReadOptions, optional
         For a snapshot that does not tell its units or box.
@@ -36,10 +38,14 @@ def describe(path: Path, options: ReadOptions | None = None) -> dict[str, Any]:
     CosmoflowError
         If it is none of these, or damaged.
     """
-    if (path / MANIFEST_NAME).exists():
-        return describe_dataset(path, load(path))
-    if (path / LEDGER_FOLDER).is_dir():
-        return _describe_unfinished(path)
+    store = open_store(place)
+    if store.exists(MANIFEST_NAME):
+        return describe_dataset(store, load(store))
+    if store.exists(LEDGER_FOLDER):
+        return _describe_unfinished(store)
+    if store.local is None:
+        raise DatasetError(f"{store}: no data set ({MANIFEST_NAME} is missing)")
+    path = store.local
     if entry_file(path).is_dir():
         raise DatasetError(
             f"{path}: no data set ({MANIFEST_NAME} is missing); name a data set, a recipe or a "
@@ -90,16 +96,18 @@ def _describe_grid(header: SnapshotHeader, grid: ReadyGrid) -> dict[str, Any]:
     }
 
 
-def describe_dataset(path: Path, manifest: Manifest) -> dict[str, Any]:
+def describe_dataset(place: Store, manifest: Manifest) -> dict[str, Any]:
     """Facts of a finished data set."""
     layout = manifest.layout
     return {
         "kind": "data set",
         "name": manifest.name,
-        "path": str(path),
+        "path": str(place),
+        "version": manifest.version,
         "format": f"{layout.format}, {layout.dtype}, {layout.compression}",
         "samples": {name: split.samples for name, split in manifest.splits.items()},
         "universes": {name: len(split.universes) for name, split in manifest.splits.items()},
+        **_quarantined(manifest),
         "sample shape": list(layout.sample_shape),
         "cells hold": layout.quantity,
         "mass assignment": layout.scheme,
@@ -115,11 +123,17 @@ def describe_dataset(path: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _describe_unfinished(path: Path) -> dict[str, Any]:
-    entries = ledger.read(path)
+def _quarantined(manifest: Manifest) -> dict[str, Any]:
+    """Universes of the input that the data set is without, if there are any."""
+    bad = {universe.id: universe.reason for universe in manifest.quarantined}
+    return {"quarantined": bad} if bad else {}
+
+
+def _describe_unfinished(store: Store) -> dict[str, Any]:
+    entries = ledger.read(store)
     return {
         "kind": "unfinished build",
-        "path": str(path),
+        "path": str(store),
         "finished tasks": len(entries),
         "finished shards": sum(len(entry.shards) for entry in entries.values()),
         "bytes": sum(shard.bytes for entry in entries.values() for shard in entry.shards),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.deposit import Assigned, Deposit, Scheme
+from pipeline.deposit import CPU, Assigned, Scheme, get_backend
 from pipeline.deposit.masses import TOTAL_BITS, bad_masses, mass_unit, quantise
 from pipeline.errors import SnapshotError
 from pipeline.field import ChannelStatistics, check_mass, check_read, statistics
@@ -19,7 +20,13 @@ SUM_TOLERANCE = 1e-9
 
 
 def fill_masses(
-    snapshot: Snapshot, channel: np.ndarray, scheme: Scheme, origin: str, threads: int = 1
+    snapshot: Snapshot,
+    channel: np.ndarray,
+    scheme: Scheme,
+    origin: str,
+    threads: int = 1,
+    *,
+    backend: str = CPU,
 ) -> ChannelStatistics:
     """Deposit the masses of a whole snapshot into a channel of the cube.
 
@@ -29,7 +36,7 @@ def fill_masses(
 
     Parameters
     ----------
-    snapshot, scheme, origin, threads
+    snapshot, scheme, origin, threads, backend
         As for ``field.fill_counts``.
     channel : numpy.ndarray
         View ``cube[..., c]`` of floats; takes units of the mean mass of a particle.
@@ -41,8 +48,8 @@ def fill_masses(
         the header's; and as ``fill_counts``.
     """
     header = snapshot.header
-    amounts = _Amounts(header, _mass_unit(snapshot))
-    deposit = Deposit(
+    amounts = Amounts(header, unit_of_mass(header, lambda: read_masses(snapshot)))
+    deposit = get_backend(backend)(
         channel.shape[0],
         header.box_size,
         scheme,
@@ -54,25 +61,44 @@ def fill_masses(
     with ahead(snapshot.iter_weighted()) as chunks, deposit.running():
         for positions, numbers in amounts.of(chunks):
             deposit.add(positions, numbers)
-        # without mass there is no mean mass, and the check below says so
-        assigned = deposit.write(channel, max(amounts.total, 1) / header.n_particles)
-    amounts.check(assigned)
-    return statistics(
-        assigned,
-        channel.size,
-        amounts.total / header.n_particles,
-        amounts.total * amounts.unit / amounts.particle_mass - 1,
-        amounts.particle_mass,
-    )
+        assigned = deposit.write(channel, amounts.mean)
+    return amounts.measured(assigned, channel.size)
 
 
-class _Amounts:
+@dataclass(frozen=True)
+class MassSums:
+    """Masses of some particles.
+
+    Attributes
+    ----------
+    read, bad : int
+        Particles, and those whose mass is NaN, infinite or negative.
+    total : int
+        Mass in units.
+    by_chunk : tuple of float
+        Mass of each chunk, 1e10 Msun/h.
+    """
+
+    read: int = 0
+    bad: int = 0
+    total: int = 0
+    by_chunk: tuple[float, ...] = ()
+
+
+class Amounts:
     """Masses of a stream made whole numbers of ``unit``, added up and checked."""
 
     def __init__(self, header: SnapshotHeader, unit: float) -> None:
         self.header, self.unit = header, unit
         self.bad = self.total = 0
+        self.by_chunk: list[float] = []
         self.particle_mass = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean mass of a particle in units; what becomes 1 in a grid."""
+        # without mass there is no mean mass, and measured() says so
+        return max(self.total, 1) / self.header.n_particles
 
     def of(
         self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
@@ -82,13 +108,44 @@ class _Amounts:
             wrong = bad_masses(masses)
             self.bad += int(np.count_nonzero(wrong))
             numbers = _quantised(self.header, np.where(wrong, 0.0, masses), self.unit)
-            self.total += int(numbers.sum())
-            self.particle_mass += float(masses.sum())
-            if self.total >= 1 << TOTAL_BITS:
-                raise _changed(self.header, self.particle_mass)
+            self._count(int(numbers.sum()), [float(masses.sum())])
             yield positions, numbers
 
-    def check(self, assigned: Assigned) -> None:
+    def add(self, sums: MassSums) -> None:
+        """Count particles that another stream has read."""
+        self.bad += sums.bad
+        self._count(sums.total, sums.by_chunk)
+
+    def _count(self, total: int, by_chunk: Sequence[float]) -> None:
+        self.total += total
+        self.by_chunk += by_chunk
+        for mass in by_chunk:  # one after the other: another order has other bits
+            self.particle_mass += mass
+        if self.total >= 1 << TOTAL_BITS:
+            raise _changed(self.header, self.particle_mass)
+
+    def sums(self, read: int) -> MassSums:
+        """What was counted of ``read`` particles."""
+        return MassSums(read, self.bad, self.total, tuple(self.by_chunk))
+
+    def measured(self, assigned: Assigned, n_cells: int) -> ChannelStatistics:
+        """What is recorded of the deposit of all particles, if it is as it should be.
+
+        Raises
+        ------
+        SnapshotError
+            As :func:`fill_masses`.
+        """
+        self._check(assigned)
+        return statistics(
+            assigned,
+            n_cells,
+            self.total / self.header.n_particles,
+            self.total * self.unit / self.particle_mass - 1,
+            self.particle_mass,
+        )
+
+    def _check(self, assigned: Assigned) -> None:
         """Refuse what was read, if it is not what it should be."""
         _check_masses(self.header, assigned.n_particles, self.bad)
         check_read(self.header, assigned.n_particles, assigned.not_finite)
@@ -96,9 +153,19 @@ class _Amounts:
         check_mass(assigned.total, self.total, self.total / assigned.n_particles)
 
 
-def _mass_unit(snapshot: Snapshot) -> float:
-    header = snapshot.header
-    mass = _sum_masses(snapshot) if header.selected_mass is None else header.selected_mass
+def unit_of_mass(header: SnapshotHeader, read: Callable[[], MassSums]) -> float:
+    """Unit of mass, by the header's mass, or where it does not tell by reading all masses.
+
+    Raises
+    ------
+    SnapshotError
+        If masses are negative, NaN or all 0.
+    """
+    mass = header.selected_mass
+    if mass is None:
+        sums = read()
+        _check_masses(header, sums.read, sums.bad)
+        mass = math.fsum(sums.by_chunk)
     try:
         return mass_unit(mass, header.n_particles)
     except ValueError as error:
@@ -108,16 +175,15 @@ def _mass_unit(snapshot: Snapshot) -> float:
         ) from error
 
 
-def _sum_masses(snapshot: Snapshot) -> float:
-    """Mass of all chosen particles, by reading them."""
+def read_masses(snapshot: Snapshot) -> MassSums:
+    """Masses of all chosen particles, read and added up; ``total`` is not known yet."""
     read = bad = 0
-    sums = []
+    by_chunk = []
     for _, masses in snapshot.iter_weighted():
         bad += int(np.count_nonzero(bad_masses(masses)))
         read += len(masses)
-        sums.append(float(masses.sum()))
-    _check_masses(snapshot.header, read, bad)
-    return math.fsum(sums)
+        by_chunk.append(float(masses.sum()))
+    return MassSums(read, bad, 0, tuple(by_chunk))
 
 
 def _quantised(header: SnapshotHeader, masses: np.ndarray, unit: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.manifest import Manifest, Universe
 from pipeline.samples import universe_cube
 from pipeline.write.atomic import write_atomically
+from pipeline.write.stores import Place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def typical_universe(manifest: Manifest) -> Universe:
     return min(manifest.universes, key=lambda u: (u.split != "test", u.id))
 
 
-def write_slabs(dataset: Path, manifest: Manifest, path: Path) -> Universe:
+def write_slabs(dataset: Place, manifest: Manifest, path: Path) -> Universe:
     """Write a PNG of a slab of a typical universe at each redshift; returns the universe."""
     universe = typical_universe(manifest)
     cube = universe_cube(dataset, manifest, universe.id)

@@ -25,6 +25,8 @@ from pipeline.pictures import (
 )
 from pipeline.samples import universe_cube
 from pipeline.write.atomic import write_atomically
+from pipeline.write.store import Store
+from pipeline.write.stores import Place, open_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,12 +42,13 @@ img { max-width: 100%; background: white; border-radius: 4px; } small { opacity:
 """
 
 
-def write_report(dataset: Path, run: Path | None = None, output: Path | None = None) -> Path:
+def write_report(dataset: Place, run: Path | None = None, output: Path | None = None) -> Path | str:
     """Write the report of a data set.
 
     Parameters
     ----------
-    dataset : Path
+    dataset : Store, Path or str
+        Folder or URL.
     run : Path, optional
         Folder of a training run, as ``cosmoflow-train fit`` writes it.
     output : Path, optional
@@ -53,7 +56,7 @@ def write_report(dataset: Path, run: Path | None = None, output: Path | None = N
 
     Returns
     -------
-    Path
+    Path or str
         Of the report.
 
     Raises
@@ -61,10 +64,11 @@ def write_report(dataset: Path, run: Path | None = None, output: Path | None = N
     DatasetError
         If the data set cannot be read, or the run has no metrics.
     """
-    manifest = load(dataset)
+    store = open_store(dataset)
+    manifest = load(store)
     sections = [
-        ("What it is", _facts_table(describe_dataset(dataset, manifest))),
-        ("What it looks like", _cube_section(dataset, manifest)),
+        ("What it is", _facts_table(describe_dataset(store, manifest))),
+        ("What it looks like", _cube_section(store, manifest)),
         ("What it covers", _image(coverage_figure(manifest), "parameters by split")),
     ]
     if run is not None:
@@ -75,9 +79,11 @@ def write_report(dataset: Path, run: Path | None = None, output: Path | None = N
         f'<meta name=viewport content="width=device-width"><title>{escape(manifest.name)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(manifest.name)}</h1>{body}</html>\n"
     )
-    path = output or dataset / REPORT_NAME
-    write_atomically(path, page.encode())
-    return path
+    if output is None:
+        store.write(REPORT_NAME, page.encode())
+        return store.address(REPORT_NAME)
+    write_atomically(output, page.encode())
+    return output
 
 
 def _facts_table(facts: Mapping[str, Any]) -> str:
@@ -95,7 +101,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _cube_section(dataset: Path, manifest: Manifest) -> str:
+def _cube_section(dataset: Store, manifest: Manifest) -> str:
     universe = typical_universe(manifest)
     cube = universe_cube(dataset, manifest, universe.id)
     parameters = ", ".join(f"{n} = {universe.parameters[n]:.4g}" for n in manifest.targets)

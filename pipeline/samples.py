@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
 from pipeline.errors import DatasetError
 from pipeline.manifest import Manifest, Shard
 from pipeline.subvolume import join_subvolumes
+from pipeline.write.store import Store
+from pipeline.write.stores import Place, open_store
 from pipeline.write.tfrecord import decode_example, most_bytes, read_records
 
 ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
@@ -35,7 +39,7 @@ class StoredSample:
     targets: np.ndarray | None = None
 
 
-def shard_samples(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+def shard_samples(dataset: Place, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
     """All samples of a shard in order.
 
     Raises
@@ -44,12 +48,13 @@ def shard_samples(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[S
         If the shard cannot be decoded or holds another number of samples;
         names the shard and the sample.
     """
+    store = open_store(dataset)
     if manifest.layout.format == "zarr":
-        return _from_zarr(dataset, manifest, shard)
-    return _from_tfrecord(dataset, manifest, shard)
+        return _from_zarr(store, manifest, shard)
+    return _from_tfrecord(store, manifest, shard)
 
 
-def universe_cube(dataset: Path, manifest: Manifest, universe: str) -> np.ndarray:
+def universe_cube(dataset: Place, manifest: Manifest, universe: str) -> np.ndarray:
     """Whole cube ``(n_grid, n_grid, n_grid, channels)`` of a universe, put together again.
 
     Raises
@@ -74,32 +79,53 @@ def universe_cube(dataset: Path, manifest: Manifest, universe: str) -> np.ndarra
     return join_subvolumes(np.stack(found))
 
 
-def _from_zarr(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
-    path = f"{shard.split}.zarr/density"
-    if not (dataset / shard.path).is_file():
+def zarr_source(dataset: Store, path: str, files: Sequence[str]) -> dict[str, Any]:
+    """Arguments ``store`` and ``path`` for Zarr to open what is at ``path``.
+
+    Parameters
+    ----------
+    dataset : Store
+    path : str
+        Of an array or group.
+    files : sequence of str
+        All that will be read of it.  Of a remote place they are read at once, one
+        request each, where Zarr would make one or two for every chunk.
+    """
+    if dataset.local is not None:
+        return {"store": dataset.local / path}
+    raw = zip(files, dataset.read_all(files), strict=True)
+    stored: dict[str, Any] = {name: Buffer.from_bytes(content) for name, content in raw}
+    return {"store": MemoryStore(stored), "path": path}
+
+
+def _from_zarr(dataset: Store, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+    part = manifest.part_of(shard)
+    path = f"{part.place(shard.split, 'zarr')}/density"
+    if dataset.size(shard.path) is None:
         # zarr would read it as empty space
         raise DatasetError(f"{shard.path}: missing, expected {shard.bytes} bytes")
     try:
-        array = zarr.open_array(dataset / path, mode="r")
+        files = (f"{path}/zarr.json", shard.path)
+        array = zarr.open_array(**zarr_source(dataset, path, files), mode="r")
     except ZARR_ERRORS as error:
         raise DatasetError(f"{path}: no readable Zarr array ({error})") from error
     layout = manifest.layout
-    shape = (manifest.splits[shard.split].samples, *layout.sample_shape)
+    shape = (part.samples[shard.split], *layout.sample_shape)
     if array.shape != shape or array.dtype.name != layout.dtype:
         raise DatasetError(f"{path}: {array.shape} {array.dtype}, expected {shape} {layout.dtype}")
     for number in range(shard.first_sample, shard.first_sample + shard.samples):
         try:
-            yield StoredSample(np.asarray(array[number]))
+            yield StoredSample(np.asarray(array[number - part.first_sample[shard.split]]))
         except ZARR_ERRORS as error:
             raise DatasetError(
                 f"{shard.path}: sample {number} cannot be decoded: {error}"
             ) from error
 
 
-def _from_tfrecord(dataset: Path, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
+def _from_tfrecord(dataset: Store, manifest: Manifest, shard: Shard) -> Iterator[StoredSample]:
     layout = manifest.layout
     try:
-        raw = (dataset / shard.path).read_bytes()
+        raw = dataset.read(shard.path)
     except OSError as error:
         raise DatasetError(f"{shard.path}: cannot be read: {error.strerror}") from error
     n_cells = math.prod(layout.sample_shape)
