@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cosmoflow_model import backend
-from cosmoflow_model.catalog import copy_first
 from cosmoflow_model.spec import NETWORK_NAMES, SPEC_NAME, TrainSpec, default_run, read_record
 from pipeline.entry import run_command
 from pipeline.errors import CosmoflowError, TrainingError
@@ -39,6 +38,8 @@ class _FolderType(click.Path):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if isinstance(value, str) and "://" in value:
+            from cosmoflow_model.catalog import copy_first  # noqa: PLC0415  (imports Zarr)
+
             self.fail(copy_first(value), param, ctx)
         return super().convert(value, param, ctx)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.live import Live
+from rich.text import Text
 
 from pipeline import terminal
 from pipeline.write.stores import is_url
@@ -59,7 +60,8 @@ def status(context: click.Context, place: str, *, watch: bool, every: float, as_
         with Live(console=out, auto_refresh=False) as live:
             while True:
                 found = status_of(named)
-                live.update("\n".join(_lines(found)), refresh=True)
+                # as text: ids are the user's, and may look like markup
+                live.update(Text("\n".join(_lines(found))), refresh=True)
                 if found.state != "running":
                     break
                 time.sleep(every)

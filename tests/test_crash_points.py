@@ -28,10 +28,10 @@ def proof(name: str, *options: str) -> dict[str, Any]:
 
 
 def test_killed_at_some_of_all_changes_of_files() -> None:
-    """Fault rows 1 to 4: ``proof_crash_points.py`` tries every point; here every 25th."""
-    tally = proof("proof_crash_points.py", "--stride", "25")
+    """Fault rows 1 to 4: ``proof_crash_points.py`` tries every point; here every 45th."""
+    tally = proof("proof_crash_points.py", "--stride", "45")
     assert tally["points"] > 150
-    assert tally["killed"] >= 6
+    assert tally["killed"] >= 5
     assert tally["kept"] > 0
     assert tally["states"]["stopped"] > 0
 

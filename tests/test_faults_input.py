@@ -67,7 +67,7 @@ def test_a_missing_part_stops_a_build_before_it_writes(root: Path, cluster: Clus
     """Fault row 18."""
     (root / "sims/u1/snap.1.hdf5").unlink()
     with pytest.raises(InputError) as caught:
-        build(root / "recipe.yaml", cluster)
+        build(root / "recipe.yaml", cluster, strict=True)
     for part in ("1 of 3 universes", "sims/u1/snap.0.hdf5", "expected 3 parts (300 particles)"):
         assert part in str(caught.value)
     assert "snap.1.hdf5 is missing" in str(caught.value)
@@ -80,17 +80,17 @@ def test_a_part_cut_after_the_survey_leaves_no_partial_cube(
     """Fault row 18: the file is whole when it is surveyed and cut when it is read."""
     path = root / "sims/u2/snap.2.hdf5"
     whole = path.read_bytes()
-    from pipeline import build as builder
+    from pipeline import rounds
 
-    planned = builder.make_plan
+    planned = rounds.make_plan
 
     def cut(*arguments: Any) -> Any:
         path.write_bytes(whole[: len(whole) // 2])
         return planned(*arguments)
 
-    monkeypatch.setattr(builder, "make_plan", cut)
-    with pytest.raises(SnapshotError, match=r"u2/snap\.2\.hdf5"):
-        build(root / "recipe.yaml", cluster)
+    monkeypatch.setattr(rounds, "make_plan", cut)
+    with pytest.raises((SnapshotError, InputError), match=r"u2/snap\.2\.hdf5"):
+        build(root / "recipe.yaml", cluster, strict=True)
     assert not list((root / "out").rglob("*.tmp"))
     assert not (root / "out/manifest.json").exists()
 
